@@ -1,0 +1,1 @@
+"""Who runs the forward pass: torch is the definition."""

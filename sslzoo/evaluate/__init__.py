@@ -1,0 +1,1 @@
+"""Judging encoders by their vectors: every score carries its protocol."""

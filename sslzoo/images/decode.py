@@ -1,0 +1,111 @@
+"""The one decode policy: from a file's bytes to an upright 8-bit RGB picture, or an ImageError with the reason.
+
+- The orientation that the file states (EXIF) is applied.
+- More than 8 bits a channel are scaled to 8, never clipped: 16-bit integers by 1/257, floats by their own range.
+- Transparency is laid over a background, white unless asked otherwise; palette, CMYK and the rest are converted to RGB.
+- Of an animation or a multi-page file the first frame counts, and the result says so.
+- A truncated file fails, unless `allow_truncated`.
+- A file that states more than `pixel_limit` pixels is refused before its pixels are read.
+No global setting of Pillow is changed.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from sslzoo.errors import ImageError
+
+PIXEL_LIMIT = 178_956_970  # a quarter of a gigabyte as RGB, Pillow's own limit before it warns of a decompression bomb
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An RGB image as the viewer sees it, its full size in px, and flags such as "first-frame"."""
+
+    image: Image.Image
+    width: int
+    height: int
+    flags: tuple[str, ...] = ()
+
+
+def decode(
+    source: bytes | BinaryIO | Image.Image,
+    *,
+    name: str = "",
+    target: int | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+    allow_truncated: bool = False,
+    pixel_limit: int = PIXEL_LIMIT,
+) -> Decoded:
+    """Decodes one image by the policy above.
+
+    With `target`, a JPEG may come scaled down by 2, 4 or 8 while its short side stays at least twice `target` px,
+    which is several times faster for camera-sized photos. Raises ImageError, whose reason names the cause.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of bombs and odd metadata; our limit and errors speak instead
+            if isinstance(source, Image.Image):
+                return _to_rgb(source, source.size, background, pixel_limit, allow_truncated)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                size = image.size
+                _check_pixels(size, pixel_limit)
+                if target is not None and image.format == "JPEG":
+                    shrink = 2 * target / min(size)
+                    image.draft("RGB", (round(size[0] * shrink), round(size[1] * shrink)))
+                return _to_rgb(image, size, background, pixel_limit, allow_truncated)
+    except ImageError as error:
+        raise ImageError(error.reason, name) from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"more than {pixel_limit:,} pixels", name) from None
+    except Image.UnidentifiedImageError:
+        raise ImageError("not an image that can be read", name) from None
+    except MemoryError:
+        raise ImageError("not enough memory to decode it", name) from None
+    except Exception as error:  # a damaged file can raise anything from inside a decoder, and must not stop a run
+        raise ImageError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, name) from None
+
+
+def _check_pixels(size: tuple[int, int], limit: int) -> None:
+    if size[0] * size[1] > limit:
+        raise ImageError(f"{size[0]}x{size[1]} is more than {limit:,} pixels")
+
+
+def _to_rgb(
+    image: Image.Image, size: tuple[int, int], background: tuple[int, int, int], limit: int, allow_truncated: bool
+) -> Decoded:
+    _check_pixels(image.size, limit)
+    flags = ["first-frame"] if getattr(image, "n_frames", 1) > 1 else []
+    try:
+        image.load()
+    except OSError as error:
+        if not (allow_truncated and isinstance(image, ImageFile.ImageFile) and "truncated" in str(error)):
+            raise
+        flags.append("truncated")
+    image = ImageOps.exif_transpose(image)
+    turned = image.size != size and (image.size[0] > image.size[1]) != (size[0] > size[1])
+    width, height = size[::-1] if turned else size
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _scale_depth(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
+    return Decoded(image.convert("RGB"), width, height, tuple(flags))
+
+
+def _scale_depth(image: Image.Image) -> Image.Image:
+    """8-bit grey from 16-bit integers, 32-bit integers or floats; what fits 8 bits or 0…1 as it is keeps its scale."""
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode.startswith("I;16") or (image.mode == "I" and values.max(initial=0) <= 65535):
+        top = 65535.0
+    elif image.mode == "F" and values.max(initial=0) <= 1:
+        top = 1.0
+    else:
+        top = 255.0 if values.max(initial=0) <= 255 else float(values.max())
+    return Image.fromarray(np.clip(values * (255 / top), 0, 255).round().astype(np.uint8), "L")

@@ -1,0 +1,61 @@
+"""Decodes a stream of inputs in worker threads, keeping their order: the i-th result belongs to the i-th input."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslzoo.errors import ImageError
+from sslzoo.images.decode import Decoded, decode
+from sslzoo.images.discover import Item
+from sslzoo.images.preprocess import resize_crop
+from sslzoo.spec import Preprocess
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ordered(function: Callable[[T], R], inputs: Iterable[T], *, workers: int, ahead: int) -> Iterator[tuple[T, R]]:
+    """`(input, function(input))` in order, computed by `workers` threads at most `ahead` inputs in advance."""
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="decode") as pool:
+        pending: deque[tuple[T, Future[R]]] = deque()
+        try:
+            for value in inputs:
+                pending.append((value, pool.submit(function, value)))
+                if len(pending) > ahead:
+                    value, future = pending.popleft()
+                    yield value, future.result()
+            while pending:
+                value, future = pending.popleft()
+                yield value, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def pixels(item: Item, preprocess: Preprocess) -> tuple[NDArray[np.uint8], Decoded] | ImageError:
+    """One input as uint8 `[size, size, 3]` with what decoding found, or the reason why there is none."""
+    try:
+        source = item.open()
+    except ImageError as error:
+        return error
+    except OSError as error:
+        return ImageError(f"can't be opened: {error.strerror or error}", item.id)
+    try:
+        decoded = decode(source, name=item.id, target=preprocess.resize)
+        return resize_crop(decoded.image, preprocess), decoded
+    except ImageError as error:
+        return error
+
+
+def read(
+    items: Iterable[Item], preprocess: Preprocess, *, workers: int = 0, ahead: int = 64
+) -> Iterator[tuple[Item, tuple[NDArray[np.uint8], Decoded] | ImageError]]:
+    """Every item with its pixels or its error, in order; `workers` 0 takes one thread per processor."""
+    yield from ordered(lambda item: pixels(item, preprocess), items, workers=workers or os.cpu_count() or 1, ahead=ahead)

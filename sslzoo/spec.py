@@ -1,0 +1,179 @@
+"""What is known of an encoder: preprocessing, geometry, provenance, license and scores, as frozen records with JSON in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from sslzoo.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Raised whenever decoding changes the pixels of any file: vectors made before and after can't be compared.
+DECODE_POLICY = 1
+
+PERMISSIVE = frozenset({"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0"})
+
+
+class Record:
+    """JSON for frozen dataclasses: nested records and tuples go in and out, unknown keys are refused."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - known):
+            raise InputError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        hints = typing.get_type_hints(cls)
+        try:
+            return cls(**{name: _parse(value, hints[name]) for name, value in values.items()})
+        except TypeError as error:  # a missing field
+            raise InputError(f"{cls.__name__}: {error}") from None
+
+
+def _parse(value: Any, hint: Any) -> Any:
+    """`value` from JSON as the type that the field declares: lists become tuples, objects become records."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _parse(value, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        return tuple(_parse(v, arguments[0]) for v in value)
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return hint.from_dict(value)
+    return value
+
+
+@dataclass(frozen=True)
+class Preprocess(Record):
+    """From a decoded RGB image to the network's input.
+
+    The short side is scaled to `resize` px, the centre square of `size` px is cut out, and values in [0, 1] become
+    (x - mean) / std.
+    """
+
+    resize: int
+    size: int
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if not 0 < self.size <= self.resize:
+            raise InputError(f"preprocessing needs 0 < size <= resize, got size={self.size}, resize={self.resize}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise InputError(f"interpolation is {self.interpolation!r}; use bilinear or bicubic")
+
+
+@dataclass(frozen=True)
+class Geometry(Record):
+    """Where a backbone differs from torchvision's: the stem ("imagenet" or "cifar") and the epsilon of its BN."""
+
+    stem: str = "imagenet"
+    bn_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.stem not in ("imagenet", "cifar"):
+            raise InputError(f"stem is {self.stem!r}; use imagenet or cifar")
+
+
+@dataclass(frozen=True)
+class ReportedScore(Record):
+    """A score with everything needed to compare it: data set, protocol, and the same backbone with random weights."""
+
+    dataset: str
+    metric: str
+    protocol: str
+    value: float
+    random_weights: float | None = None
+    raw_pixels: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Canary(Record):
+    """The first numbers of the embedding of one built-in photo, to tell whether weights and code still fit together."""
+
+    image: str
+    values: tuple[float, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class EncoderSpec(Record):
+    """One known encoder: one id is one set of weights.
+
+    `sources` are tried in order ("package:NAME", "local-dir:PATH"). `sha256` is that of `model.safetensors`. `license`
+    covers the weights; `data_terms` says under which terms their training pictures stand. `default` marks the tag that
+    answers to the bare name.
+    """
+
+    name: str
+    method: str
+    backbone: str
+    dim: int
+    preprocess: Preprocess
+    geometry: Geometry = field(default_factory=Geometry)
+    sources: tuple[str, ...] = ()
+    sha256: str = ""
+    size_bytes: int = 0
+    license: str = ""
+    data_terms: str = ""
+    trained_on: str = ""
+    epochs: float | None = None
+    verified: str = "none"
+    recipe: str = ""
+    commit: str = ""
+    paper: str = ""
+    scores: tuple[ReportedScore, ...] = ()
+    canary: Canary | None = None
+    default: bool = False
+
+    def __post_init__(self) -> None:
+        if self.verified not in ("none", "format", "online"):
+            raise InputError(f"verified is {self.verified!r}; use none, format or online")
+
+    @property
+    def permissive(self) -> bool:
+        """Whether the license of the weights allows commercial use (their `data_terms` may still restrict it)."""
+        return self.license.lower() in PERMISSIVE
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+_BACKBONE = re.compile(r"(?:resnet|rn|r)-?(\d+)(?:[wx](\d))?")
+
+
+def backbone_name(text: str) -> str | None:
+    """The full backbone name behind "r50", "rn50", "resnet50", "r50w2"; None when it is none of these."""
+    if (match := _BACKBONE.fullmatch(text)) and match[1] in ("18", "34", "50", "101", "152"):
+        return f"resnet{match[1]}" + (f"w{match[2]}" if match[2] and match[2] != "1" else "")
+    return None
+
+
+def feature_dim(backbone: str) -> int:
+    """The length of a backbone's pooled features: 512 for ResNet-18 and -34, 2048 above, times the width."""
+    depth, _, width = backbone.removeprefix("resnet").partition("w")
+    return (512 if depth in ("18", "34") else 2048) * int(width or 1)
+
+
+def space_id(weights: str, preprocess: Preprocess, geometry: Geometry) -> str:
+    """The space that vectors live in: a hash of the weights' digest, the preprocessing and the decode policy.
+
+    Only vectors of one space can be compared. The precision of the computation is left out on purpose: fp32, fp16 and
+    bf16 give the same vectors to a cosine of 0.999 or better.
+    """
+    parts = {"weights": weights, **preprocess.to_dict(), **geometry.to_dict(), "decode": DECODE_POLICY}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from training import recipe
+
+
+@pytest.fixture
+def images():
+    """40 random images, uint8 [40, 3, 20, 20]."""
+    return torch.randint(0, 256, (40, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def tiny():
+    """A recipe small enough for a test: two epochs of four steps."""
+
+    def make(method="simclr", **changes):
+        options = {"simclr": {"hidden": 32, "projection": 16}, "simsiam": {"projection": 32, "prediction": 8}}
+        values = {
+            "name": "tiny",
+            "method": method,
+            "backbone": "resnet18",
+            "store_size": 20,
+            "epochs": 2,
+            "batch_size": 10,
+            "lr_per_256": 1.0,
+            "weight_decay": 1e-4,
+            "warmup_epochs": 0.5,
+            "precision": "fp32",
+            "progressive": [[0.0, 0.5], [0.6, 1.0]],
+            "method_options": options[method],
+            "views": [{"count": 2, "size": 16}],
+        }
+        return recipe.from_dict(values | changes)
+
+    return make

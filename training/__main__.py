@@ -1,0 +1,183 @@
+"""`python -m training RECIPE --data PATH`: train, stop, resume, and export the encoder as a model folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import torch
+import typer
+from tqdm import tqdm
+
+from sslzoo.backends.processor import keep_freed_memory, native_bf16
+from sslzoo.embeddings import Embeddings
+from sslzoo.errors import InputError, SslzooError
+from sslzoo.evaluate.knn import knn
+from sslzoo.images import discover
+from training import data, engine, recipe
+from training.methods import Method
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe in training/recipes, or a TOML file.")],
+    data_path: Annotated[str, typer.Option("--data", help="A folder of images, or of Parquet files with train and test splits.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder; by default runs/RECIPE.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop cleanly after so many minutes, ready to --resume.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run folder's checkpoint.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cuda" if torch.cuda.is_available() else "cpu",
+) -> None:
+    """Train an encoder without labels. Ctrl-C, SIGTERM and --max-minutes leave a checkpoint for --resume."""
+    settings = recipe.load(name, overrides or [])
+    out = output or Path("runs") / settings.name
+    if (out / engine.CHECKPOINT).exists() and not resume:
+        raise InputError(f"{out} holds a run already; add --resume to continue it, or choose another --output")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.json").write_text(json.dumps(settings.to_dict(), indent=2) + "\n")
+
+    train_set, judge = load_data(data_path, settings)
+    method = engine.build(settings)
+    began, stop = time.monotonic(), stop_condition(max_minutes)
+    record(out / "run.json", start_facts(device, settings, len(train_set)))
+    log = (out / "log.jsonl").open("a")
+    bar: tqdm[None] | None = None
+    for p in engine.train(method, train_set.images, settings, out=out, resume=resume, device=device, stop=stop):
+        if bar is None:
+            bar = tqdm(total=p.steps, initial=p.step, unit="step", desc=settings.name)
+        bar.update(p.step - bar.n)
+        bar.set_postfix(loss=f"{p.loss:.3f}", std=f"{p.std:.2f}", rank=f"{p.rank:.0f}", img_s=f"{p.images_per_second:.0f}")
+        line: dict[str, object] = asdict(p) | {"minutes": round((time.monotonic() - began) / 60, 2)}
+        if p.step % (p.steps // settings.epochs) == 0:
+            line["knn"] = score = judge(method)
+            tqdm.write(f"epoch {p.epoch:.0f}: loss {p.loss:.3f}, kNN {score}", file=sys.stderr)
+        log.write(json.dumps(line) + "\n")
+        log.flush()
+    if bar is not None:
+        bar.close()
+    minutes = (time.monotonic() - began) / 60
+    record(out / "run.json", {"minutes": round(minutes + json.loads((out / "run.json").read_text()).get("minutes", 0), 1)})
+    finished = bar is not None and bar.n == bar.total
+    then = f"python -m training export {out} -o FOLDER" if finished else "the same command with --resume"
+    typer.echo(f"{out}: {'finished' if finished else 'stopped'} after {minutes:.1f} minutes; next: {then}")
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a checkpoint.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to write.")],
+) -> None:
+    """Write a run's encoder as a model folder: model.safetensors, config.json and a card."""
+    raise NotImplementedError
+
+
+def load_data(path: str, settings: recipe.Recipe) -> tuple[data.ImageSet, Callable[[Method], dict[str, float]]]:
+    """The training images, and a function that judges a method by kNN on the labelled test split (empty without one).
+
+    The judge's bank is 5,000 training images and its queries 2,000 test images at most: a signal, not a score to quote.
+    """
+    train_files, test_files = discover.split(path, "train"), discover.split(path, "val", "test")
+    train_set = data.load(train_files or path, settings.store_size)
+    for name, reason in train_set.failures[:5]:
+        typer.echo(f"left out {name}: {reason}", err=True)
+    if not test_files or train_set.labels[0] is None:
+        return train_set, lambda method: {}
+    test_set = data.load(test_files, settings.store_size, limit=2000)
+
+    def judge(method: Method) -> dict[str, float]:
+        bank = embed(method, train_set, settings, 5000)
+        return {score.protocol: round(score.value, 4) for score in knn(bank, embed(method, test_set, settings, 2000))}
+
+    return train_set, judge
+
+
+@torch.no_grad()
+def embed(method: Method, images: data.ImageSet, settings: recipe.Recipe, limit: int) -> Embeddings:
+    """Pooled features of the first images at the size they are stored in, without augmentation."""
+    device = next(method.parameters()).device
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (settings.mean, settings.std))
+    method.eval()
+    parts = []
+    for batch in images.images[:limit].split(128):
+        x = ((batch.to(device) / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device)):
+            parts.append(method.backbone(x).float().cpu())
+    method.train()
+    vectors = torch.cat(parts).numpy()
+    return Embeddings(vectors, [str(i) for i in range(len(vectors))], space="training", labels=images.labels[:limit])
+
+
+def stop_condition(max_minutes: float | None) -> Callable[[], bool]:
+    """True once the time is up or the process was asked to end (Ctrl-C, SIGTERM); the loop then saves and returns."""
+    asked: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt  # the second time: at once
+        asked.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    end = time.monotonic() + max_minutes * 60 if max_minutes is not None else float("inf")
+    return lambda: bool(asked) or time.monotonic() > end
+
+
+def start_facts(device: str, settings: recipe.Recipe, images: int) -> dict[str, object]:
+    """Where and with what a run was made."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return {
+        "commit": git.stdout.strip(),
+        "processor": processor_name() if device == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+        "bf16": settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device)),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "images": images,
+    }
+
+
+def processor_name() -> str:
+    """The processor's name with its vector extensions, which decide the speed."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+        name = next(v.strip() for k, v in fields.items() if k.strip() == "model name")
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}{', bf16' if native_bf16() else ''})"
+
+
+def record(path: Path, facts: dict[str, object]) -> None:
+    """Adds facts to a JSON file, atomically."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(known | facts, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    """The command line; errors that are meant for people print as one line."""
+    keep_freed_memory()
+    arguments = sys.argv[1:]
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in ("run", "export"):
+        arguments = ["run", *arguments]  # `python -m training RECIPE` is the common case
+    try:
+        app(arguments, prog_name="python -m training")
+    except SslzooError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What the loop asks of a method: a loss over views, and what moves after a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Method(nn.Module):
+    """A self-supervised method around a backbone; the backbone is the only part that is exported.
+
+    `loss` gets one batch of images per view, the full-size views first, and the run's progress in [0, 1); it returns a
+    scalar and a few detached scalars for the log. `after_step` moves what no gradient moves (a target network, say).
+    """
+
+    crops: int = 2  # full-size views per image
+
+    def __init__(self, backbone: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dim = dim
+
+    def loss(self, views: Sequence[Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Nothing moves after a step unless a method says so."""
+
+    def constant_lr(self) -> Sequence[nn.Module]:
+        """The parts whose learning rate stays at its base value."""
+        return ()
+
+
+@torch.no_grad()
+def collapse(z: Tensor) -> dict[str, Tensor]:
+    """Two signs of collapse on outputs z `[n, d]`: `std` and `rank`.
+
+    `std` is the mean over channels of the standard deviation of z/|z|, times √d: about 1 when the outputs spread over
+    the sphere, 0 when all are one point (SimSiam, arXiv:2011.10566, section 4.1). `rank` is the effective rank of z,
+    the exponential of the entropy of its normalised singular values (Roy and Vetterli 2007), which also shows outputs
+    that have shrunk to a few directions.
+    """
+    z = F.normalize(z.detach().float(), dim=1)
+    std = z.std(0).mean() * z.shape[1] ** 0.5
+    singular = torch.linalg.svdvals(z - z.mean(0))
+    p = singular / singular.sum().clamp_min(1e-12)
+    rank = torch.exp(-(p * p.clamp_min(1e-12).log()).sum())
+    return {"std": std, "rank": rank}

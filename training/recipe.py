@@ -1,0 +1,129 @@
+"""A recipe: every hyper-parameter of a training run, read from TOML, with unknown keys refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sslzoo.errors import InputError
+from training.augment import View
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The hyper-parameters of one run.
+
+    `lr_per_256` is scaled linearly with the batch (Goyal et al., arXiv:1706.02677). `store_size` is the side in px at
+    which the data set is kept in memory. `progressive` lists (from which share of the run, factor of the views' size).
+    `precision` is "auto" (bf16 where the processor computes it natively), "bf16" or "fp32". `method_options` are the
+    keyword arguments of the method's class.
+    """
+
+    name: str
+    method: str
+    backbone: str
+    store_size: int
+    epochs: int
+    batch_size: int
+    lr_per_256: float
+    weight_decay: float
+    views: tuple[View, ...]
+    stem: str = "imagenet"
+    zero_init_residual: bool = True
+    momentum: float = 0.9
+    warmup_epochs: float = 0.0
+    final_lr: float = 0.0
+    decay_norms: bool = True
+    progressive: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    test_size: int = 0
+    precision: str = "auto"
+    seed: int = 0
+    method_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise InputError(f"batch_size is {self.batch_size}; batch statistics need at least 2")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise InputError(f"precision is {self.precision!r}; use auto, bf16 or fp32")
+        if not self.progressive or self.progressive[0][0] != 0:
+            raise InputError("progressive must begin at share 0.0 of the run, for example [[0.0, 0.625], [0.7, 1.0]]")
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate at this batch size."""
+        return self.lr_per_256 * self.batch_size / 256
+
+    def view_size(self, view: View, progress: float) -> int:
+        """The side in px of a view at this point of the run: a multiple of 8, or the full size."""
+        factor = [f for start, f in self.progressive if start <= progress][-1]
+        return view.size if factor == 1 else max(8, round(view.size * factor / 8) * 8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, as TOML or JSON take them; `from_dict` is its inverse."""
+        return dataclasses.asdict(self)
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values; raises InputError for an unknown or missing key, suggesting near ones."""
+    values = dict(values)
+    _check_keys(values, Recipe, "recipe")
+    for view in values.get("views", ()):
+        _check_keys(view, View, "views")
+    values["views"] = tuple(View(**{k: _frozen(v) for k, v in view.items()}) for view in values.get("views", ()))
+    required = [f.name for f in dataclasses.fields(Recipe) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if not values.get(name)]:
+        raise InputError(f"the recipe lacks {', '.join(missing)}")
+    return Recipe(**{k: v if k == "method_options" else _frozen(v) for k, v in values.items()})
+
+
+def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name in `training/recipes`, or a TOML file; `overrides` are "key=value" in TOML's own syntax."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = RECIPES / f"{name_or_path}.toml"
+    if not path.is_file():
+        known = sorted(p.stem for p in RECIPES.glob("*.toml"))
+        near = difflib.get_close_matches(name_or_path, known, n=3, cutoff=0.4)
+        raise InputError(f"no recipe {name_or_path!r}; {'did you mean' if near else 'there are'}: {', '.join(near or known)}")
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    values.setdefault("name", path.stem)
+    for item in overrides:
+        _override(values, item)
+    return from_dict(values)
+
+
+def _override(values: dict[str, Any], item: str) -> None:
+    key, equals, text = item.partition("=")
+    if not equals:
+        raise InputError(f"--set {item!r} has no '='; write --set key=value, for example --set epochs=10")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word, so that strings need no quotes
+    *parents, leaf = key.split(".")
+    target: Any = values
+    for part in parents:
+        target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+    target[leaf] = value
+
+
+def _check_keys(values: Mapping[str, Any], cls: type[Any], where: str) -> None:
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+            raise InputError(f"unknown key {key!r} in {where}; {hint}")
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
