@@ -1,13 +1,13 @@
 """The exceptions sslzoo raises on purpose; each message says what was wrong, the value, and what to type next.
 
-    SslzooError                 anything below; the command line prints it as one line and exits 1
-    ├── InputError              a path, folder or argument that can't be used
-    │   ├── ImageError          one image that can't be decoded (carries .reason)
-    │   └── OutputExists        an output that is already there
-    ├── UnknownModel            no encoder of that name (carries .suggestions)
-    ├── WeightsError            a weight file that is damaged or doesn't fit its encoder
-    ├── SpaceMismatch           vectors of two different encoders were about to be compared
-    └── MissingExtra            an optional package is not installed
+SslzooError                 anything below; the command line prints it as one line and exits 1
+├── InputError              a path, folder or argument that can't be used
+│   ├── ImageError          one image that can't be decoded (carries .reason)
+│   └── OutputExists        an output that is already there
+├── UnknownModel            no encoder of that name (carries .suggestions)
+├── WeightsError            a weight file that is damaged or doesn't fit its encoder
+├── SpaceMismatch           vectors of two different encoders were about to be compared
+└── MissingExtra            an optional package is not installed
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is known of an encoder: preprocessing, geometry, provenance, license and scores, as frozen records with JSON in and out."""
+"""What is known of an encoder (preprocessing, geometry, provenance, license, scores) as frozen records with JSON in and out."""
 
 from __future__ import annotations
 
@@ -90,12 +90,16 @@ class Geometry(Record):
 
 @dataclass(frozen=True)
 class ReportedScore(Record):
-    """A score with everything needed to compare it: data set, protocol, and the same backbone with random weights."""
+    """A score in [0, 1] with what is needed to compare it: data set, protocol, and the same backbone with random weights.
+
+    `interval` is half the width of the 95 % interval over the test items.
+    """
 
     dataset: str
     metric: str
     protocol: str
     value: float
+    interval: float | None = None
     random_weights: float | None = None
     raw_pixels: float | None = None
     source: str = ""

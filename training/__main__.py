@@ -33,10 +33,16 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=T
 @app.command()
 def run(
     name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe in training/recipes, or a TOML file.")],
-    data_path: Annotated[str, typer.Option("--data", help="A folder of images, or of Parquet files with train and test splits.")],
+    data_path: Annotated[
+        str, typer.Option("--data", help="A folder of images, or of Parquet files with train and test splits.")
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder; by default runs/RECIPE.")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Stop cleanly after so many minutes, ready to --resume.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Stop cleanly after so many minutes, ready to --resume.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run folder's checkpoint.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
@@ -58,7 +64,9 @@ def run(
         if bar is None:
             bar = tqdm(total=p.steps, initial=p.step, unit="step", desc=settings.name)
         bar.update(p.step - bar.n)
-        bar.set_postfix(loss=f"{p.loss:.3f}", std=f"{p.std:.2f}", rank=f"{p.rank:.0f}", img_s=f"{p.images_per_second:.0f}")
+        bar.set_postfix(
+            loss=f"{p.loss:.3f}", std=f"{p.std:.2f}", rank=f"{p.rank:.0f}", img_s=f"{p.images_per_second:.0f}"
+        )
         line: dict[str, object] = asdict(p) | {"minutes": round((time.monotonic() - began) / 60, 2)}
         if p.step % (p.steps // settings.epochs) == 0:
             line["knn"] = score = judge(method)
@@ -68,7 +76,9 @@ def run(
     if bar is not None:
         bar.close()
     minutes = (time.monotonic() - began) / 60
-    record(out / "run.json", {"minutes": round(minutes + json.loads((out / "run.json").read_text()).get("minutes", 0), 1)})
+    record(
+        out / "run.json", {"minutes": round(minutes + json.loads((out / "run.json").read_text()).get("minutes", 0), 1)}
+    )
     finished = bar is not None and bar.n == bar.total
     then = f"python -m training export {out} -o FOLDER" if finished else "the same command with --resume"
     typer.echo(f"{out}: {'finished' if finished else 'stopped'} after {minutes:.1f} minutes; next: {then}")
@@ -78,9 +88,26 @@ def run(
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a checkpoint.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to write.")],
+    name: Annotated[str, typer.Option(help="The encoder's name; by default the recipe's.")] = "",
+    license: Annotated[str, typer.Option(help="License of the weights, as the Hub spells it.")] = "not stated",
+    trained_on: Annotated[str, typer.Option(help="What the images were.")] = "a data set that is not stated",
+    data_terms: Annotated[str, typer.Option(help="Under which terms the images stand.")] = "not stated",
+    score: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Judge the result on train/val Parquet.")
+    ] = None,
 ) -> None:
     """Write a run's encoder as a model folder: model.safetensors, config.json and a card."""
-    raise NotImplementedError
+    from training.export import Provenance
+    from training.export import export as write
+
+    data_sets = {key: Path(value) for key, _, value in (item.partition("=") for item in score or [])}
+    provenance = Provenance(trained_on, data_terms, license)
+    spec = write(run_folder, output, name=name, provenance=provenance, scores=data_sets)
+    typer.echo(f"{output}: {spec.name}, {spec.size_bytes / 1e6:.1f} MB; next: sslzoo embed PHOTOS -m {output}")
+    for s in spec.scores:
+        typer.echo(
+            f"{s.dataset.split()[0]}: {s.value:.4f} (random weights {s.random_weights}, pixels {s.raw_pixels}) {s.protocol}"
+        )
 
 
 def load_data(path: str, settings: recipe.Recipe) -> tuple[data.ImageSet, Callable[[Method], dict[str, float]]]:
@@ -110,7 +137,7 @@ def embed(method: Method, images: data.ImageSet, settings: recipe.Recipe, limit:
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (settings.mean, settings.std))
     method.eval()
     parts = []
-    for batch in images.images[:limit].split(128):
+    for batch in torch.split(images.images[:limit], 128):
         x = ((batch.to(device) / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device)):
             parts.append(method.backbone(x).float().cpu())
@@ -136,7 +163,9 @@ def stop_condition(max_minutes: float | None) -> Callable[[], bool]:
 
 def start_facts(device: str, settings: recipe.Recipe, images: int) -> dict[str, object]:
     """Where and with what a run was made."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
     return {
         "commit": git.stdout.strip(),
         "processor": processor_name() if device == "cpu" else torch.cuda.get_device_name(device),

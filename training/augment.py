@@ -133,7 +133,8 @@ def color_jitter(x: Tensor, strength: tuple[float, ...], p: float, generator: to
     n = len(x)
     jitter = _chance(n, p, generator)
     brightness, contrast, saturation = (
-        torch.where(jitter, _uniform(n, max(0.0, 1 - s), 1 + s, generator), 1.0)[:, None, None, None] for s in strength[:3]
+        torch.where(jitter, _uniform(n, max(0.0, 1 - s), 1 + s, generator), 1.0)[:, None, None, None]
+        for s in strength[:3]
     )
     hue = torch.where(jitter, _uniform(n, -strength[3], strength[3], generator), 0.0)[:, None, None]
     shuffle = torch.randperm(n, generator=generator, device=generator.device)

@@ -75,7 +75,9 @@ def train(
     """
     batch = recipe.batch_size
     if len(images) < batch:
-        raise InputError(f"{len(images)} images don't fill a batch of {batch}; add --set batch_size={max(2, len(images) // 4)}")
+        raise InputError(
+            f"{len(images)} images don't fill a batch of {batch}; add --set batch_size={max(2, len(images) // 4)}"
+        )
     per_epoch = len(images) // batch  # the last, smaller batch is dropped: batch statistics want a constant size
     steps = per_epoch * recipe.epochs
     images = images.to(device)
@@ -104,7 +106,7 @@ def train(
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             loss, outputs = method.loss(views, progress)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         method.after_step(progress)
         step += 1
@@ -115,7 +117,9 @@ def train(
         if end_of_epoch or time.perf_counter() - began > report_seconds:
             if not torch.isfinite(total):
                 lower = recipe.lr_per_256 / 3
-                raise Diverged(f"the loss is not finite before step {step} of {steps}; try --set lr_per_256={lower:.3g}")
+                raise Diverged(
+                    f"the loss is not finite before step {step} of {steps}; try --set lr_per_256={lower:.3g}"
+                )
             report = _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
             if end_of_epoch and out is not None:
                 save_checkpoint(out, method, optimizer, recipe, step, len(images))
@@ -136,7 +140,9 @@ def make_views(images: Tensor, recipe: Recipe, progress: float, noise: torch.Gen
     return views
 
 
-def _report(step: int, steps: int, per_epoch: int, loss: Tensor, z: Tensor, rate: float, seen: int, began: float) -> Progress:
+def _report(
+    step: int, steps: int, per_epoch: int, loss: Tensor, z: Tensor, rate: float, seen: int, began: float
+) -> Progress:
     signs = {name: float(value) for name, value in collapse(z).items()}
     speed = seen / (time.perf_counter() - began)
     return Progress(step, steps, step / per_epoch, float(loss), signs["std"], signs["rank"], rate, speed, step == steps)
@@ -180,9 +186,13 @@ def load_checkpoint(out: Path, method: Method, optimizer: torch.optim.Optimizer,
     state = torch.load(path, map_location="cpu", weights_only=True)
     ours, theirs = recipe.to_dict(), state["recipe"]
     if changed := sorted(key for key in ours if ours[key] != theirs.get(key)):
-        raise InputError(f"{path} was made with another {', '.join(changed)}; resume without --set, or choose another --output")
+        raise InputError(
+            f"{path} was made with another {', '.join(changed)}; resume without --set, or choose another --output"
+        )
     if state["images"] != images:
-        raise InputError(f"{path} was made on {state['images']} images and there are {images} now; choose another --output")
+        raise InputError(
+            f"{path} was made on {state['images']} images and there are {images} now; choose another --output"
+        )
     method.load_state_dict(state["method"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])

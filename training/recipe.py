@@ -93,7 +93,9 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         known = sorted(p.stem for p in RECIPES.glob("*.toml"))
         near = difflib.get_close_matches(name_or_path, known, n=3, cutoff=0.4)
-        raise InputError(f"no recipe {name_or_path!r}; {'did you mean' if near else 'there are'}: {', '.join(near or known)}")
+        raise InputError(
+            f"no recipe {name_or_path!r}; {'did you mean' if near else 'there are'}: {', '.join(near or known)}"
+        )
     values = tomllib.loads(path.read_text(encoding="utf-8"))
     values.setdefault("name", path.stem)
     for item in overrides:

@@ -15,7 +15,7 @@ def native_bf16(device: str | torch.device = "cpu") -> bool:
     """
     kind = torch.device(device).type
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if kind != "cpu":
         return False
     # private names, present from torch 2.6 on; where one is gone, fp32 is the safe answer

@@ -37,18 +37,17 @@ def knn(
     """Top-1 accuracy in [0, 1] for each (k, T), all from one pass; without `test`, leave-one-out within `train`.
 
     Vectors are normalised here. Ties between classes go to the one whose name sorts first. k is cut to the number of
-    training vectors, and the protocol says which was used. Raises InputError when labels are missing or the two sets
-    were made by different encoders.
+    training vectors, and the protocol says which was used. Raises InputError when labels are missing, and SpaceMismatch when the
+    two sets were made by different encoders.
     """
     if train.labels is None or (test is not None and test.labels is None):
         raise InputError("kNN needs labels: a folder with one sub-folder a class, or a 'label' column in Parquet")
     queries = train if test is None else test
-    if train.space != queries.space:
-        raise InputError(f"the training vectors are of {train.model} and the test vectors of {queries.model}; embed both with one")
+    train.require_space(queries.space, queries.model)
     assert queries.labels is not None
     classes, codes = np.unique(np.asarray([*train.labels, *queries.labels], dtype=str), return_inverse=True)
     bank_codes, answers = codes[: len(train)], codes[len(train) :]
-    bank, probes = train.normalized(), queries.normalized()
+    bank, probes = train.normalized, queries.normalized
     available = len(bank) - (test is None)
     if available < 1:
         raise InputError("kNN needs at least two labelled images")

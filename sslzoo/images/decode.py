@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sslzoo.errors import ImageError
 
@@ -50,7 +50,9 @@ def decode(
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of bombs and odd metadata; our limit and errors speak instead
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns of bombs and odd metadata; our limit and errors speak instead
             if isinstance(source, Image.Image):
                 return _to_rgb(source, source.size, background, pixel_limit, allow_truncated)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -64,7 +66,7 @@ def decode(
         raise ImageError(error.reason, name) from None
     except Image.DecompressionBombError:
         raise ImageError(f"more than {pixel_limit:,} pixels", name) from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError("not an image that can be read", name) from None
     except MemoryError:
         raise ImageError("not enough memory to decode it", name) from None
@@ -87,6 +89,7 @@ def _to_rgb(
     except OSError as error:
         if not (allow_truncated and isinstance(image, ImageFile.ImageFile) and "truncated" in str(error)):
             raise
+        image.tile = []  # what was decoded so far counts as the whole; Pillow's own switch for this is global
         flags.append("truncated")
     image = ImageOps.exif_transpose(image)
     turned = image.size != size and (image.size[0] > image.size[1]) != (size[0] > size[1])

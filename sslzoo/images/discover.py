@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -10,12 +9,56 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import Image
+
 from sslzoo.errors import ImageError, InputError
 
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .ico .cur .icns .ppm .pgm .pbm .pnm .pfm .tga "
-    ".psd .qoi .dds .pcx .sgi .jp2 .j2k .jpx .jpf .avif .avifs .heic .heif .svg .eps .wmf .emf".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".apng",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".ico",
+        ".cur",
+        ".icns",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".pfm",
+        ".tga",
+        ".psd",
+        ".qoi",
+        ".dds",
+        ".pcx",
+        ".sgi",
+        ".jp2",
+        ".j2k",
+        ".jpx",
+        ".jpf",
+        ".avif",
+        ".avifs",
+        ".heic",
+        ".heif",
+        ".svg",
+        ".eps",
+        ".wmf",
+        ".emf",
+    ]
 )
+
+
+Opened = bytes | BinaryIO | Image.Image
 
 
 @dataclass(frozen=True)
@@ -23,7 +66,7 @@ class Item:
     """One input: an id (its path relative to the input, with "/"), how to open it, and a label where one is known."""
 
     id: str
-    open: Callable[[], bytes | BinaryIO]
+    open: Callable[[], Opened]
     label: str | int | None = None
 
 
@@ -48,18 +91,31 @@ def discover(source: Source, summary: Summary | None = None) -> Iterator[Item]:
     `image` column in the Hugging Face layout (bytes and path); a `label` column is passed on.
     Raises InputError at once when `source` is missing.
     """
-    if isinstance(source, list):
-        return _parquet(source)
+    if not isinstance(source, list) and not Path(source).exists():
+        raise InputError(f"{source} does not exist; name a folder of images, an image or a Parquet file")
+    if shards := _shards(source):
+        return _parquet(shards)
+    assert not isinstance(source, list)
     path = Path(source)
-    if not path.exists():
-        raise InputError(f"{path} does not exist; name a folder of images, an image or a Parquet file")
-    summary = summary if summary is not None else Summary()
-    if path.suffix == ".parquet" and path.is_file():
-        return _parquet([path])
     if path.is_dir():
-        shards = sorted(path.glob("*.parquet"))
-        return _parquet(shards) if shards else _folder(path, summary)
+        return _folder(path, summary if summary is not None else Summary())
     return iter([Item(path.name, path.read_bytes)])
+
+
+def count(source: Source) -> int:
+    """How many items `discover` will give, without opening an image."""
+    if shards := _shards(source):
+        import pyarrow.parquet as pq
+
+        return sum(pq.read_metadata(shard).num_rows for shard in shards)
+    return sum(1 for _ in discover(source))
+
+
+def _shards(source: Source) -> list[Path]:
+    if isinstance(source, list):
+        return source
+    path = Path(source)
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.suffix == ".parquet" else []
 
 
 def split(source: str | Path, *names: str) -> list[Path]:
@@ -127,13 +183,15 @@ def _parquet(files: list[Path]) -> Iterator[Item]:
             raise InputError(f"{file} is not a Parquet file that can be read ({error})") from None
         if "image" not in shard.schema_arrow.names:
             columns = ", ".join(shard.schema_arrow.names)
-            raise InputError(f"{file} has no column 'image' (it has {columns}); the Hugging Face image layout is needed")
-        columns = [name for name in ("image", "label") if name in shard.schema_arrow.names]
+            raise InputError(
+                f"{file} has no column 'image' (it has {columns}); the Hugging Face image layout is needed"
+            )
+        wanted = [name for name in ("image", "label") if name in shard.schema_arrow.names]
         names = _class_names(shard.schema_arrow.metadata or {})
         row = 0
-        for batch in shard.iter_batches(256, columns=columns):
+        for batch in shard.iter_batches(256, columns=wanted):
             images = batch["image"]
-            labels = batch["label"].to_pylist() if "label" in columns else [None] * len(images)
+            labels = batch["label"].to_pylist() if "label" in wanted else [None] * len(images)
             for value, label in zip(images, labels, strict=True):
                 cell = value.as_py()
                 if isinstance(label, int) and 0 <= label < len(names):
@@ -142,13 +200,13 @@ def _parquet(files: list[Path]) -> Iterator[Item]:
                 row += 1
 
 
-def _opener(cell: dict[str, object] | bytes | None) -> Callable[[], bytes | BinaryIO]:
+def _opener(cell: dict[str, object] | bytes | None) -> Callable[[], Opened]:
     data = cell.get("bytes") if isinstance(cell, dict) else cell
 
-    def open_cell() -> bytes | BinaryIO:
+    def open_cell() -> Opened:
         if not isinstance(data, bytes):
             raise ImageError("the row holds no image bytes")
-        return io.BytesIO(data)
+        return data
 
     return open_cell
 

@@ -58,4 +58,6 @@ def read(
     items: Iterable[Item], preprocess: Preprocess, *, workers: int = 0, ahead: int = 64
 ) -> Iterator[tuple[Item, tuple[NDArray[np.uint8], Decoded] | ImageError]]:
     """Every item with its pixels or its error, in order; `workers` 0 takes one thread per processor."""
-    yield from ordered(lambda item: pixels(item, preprocess), items, workers=workers or os.cpu_count() or 1, ahead=ahead)
+    yield from ordered(
+        lambda item: pixels(item, preprocess), items, workers=workers or os.cpu_count() or 1, ahead=ahead
+    )

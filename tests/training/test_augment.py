@@ -111,7 +111,7 @@ def test_whole_view_has_torchvisions_statistics(photo):
         channel = flat.mean(2)  # [n, 3]
         chroma = (x.amax(1) - x.amin(1)).mean((1, 2))
         rough = (x[..., 1:] - x[..., :-1]).abs().mean((1, 2, 3))
-        left_right = (x[..., :12].mean((1, 2, 3)) - x[..., 12:].mean((1, 2, 3)))
+        left_right = x[..., :12].mean((1, 2, 3)) - x[..., 12:].mean((1, 2, 3))
         return torch.cat([channel, flat.std(2), torch.stack([chroma, rough, left_right], 1)], 1)  # [n, 9]
 
     a, b = summaries(ours), summaries(theirs)

@@ -16,7 +16,7 @@ class Method(nn.Module):
     scalar and a few detached scalars for the log. `after_step` moves what no gradient moves (a target network, say).
     """
 
-    crops: int = 2  # full-size views per image
+    paper = ""  # arXiv number
 
     def __init__(self, backbone: nn.Module, dim: int) -> None:
         super().__init__()

@@ -28,6 +28,8 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
 class SimCLR(Method):
     """The projection head g is two layers with BN, as in the authors' code (the paper's text has no BN)."""
 
+    paper = "arXiv:2002.05709"
+
     def __init__(
         self, backbone: nn.Module, dim: int, *, hidden: int = 2048, projection: int = 128, temperature: float = 0.1
     ) -> None:

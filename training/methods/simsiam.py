@@ -19,6 +19,8 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
 class SimSiam(Method):
     """`projector_layers` is 3 for ImageNet and 2 for CIFAR (appendix D); the predictor's rate stays constant (table 1c)."""
 
+    paper = "arXiv:2011.10566"
+
     def __init__(
         self, backbone: nn.Module, dim: int, *, projection: int = 2048, prediction: int = 512, projector_layers: int = 3
     ) -> None:

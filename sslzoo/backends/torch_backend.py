@@ -1,0 +1,112 @@
+"""The forward pass in torch, in fp32 unless asked: the definition that every other back end is tested against."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sslzoo import backbones, hub
+from sslzoo.errors import InputError, WeightsError
+from sslzoo.spec import EncoderSpec, space_id
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchBackend:
+    """Runs a backbone on uint8 batches, always in evaluation mode and always with the backbone's present weights."""
+
+    def __init__(self, backbone: nn.Module, spec: EncoderSpec, *, precision: str = "fp32") -> None:
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {precision!r}; use {', '.join(PRECISIONS)}")
+        self.backbone, self.spec, self.precision = backbone, spec, precision
+
+    @classmethod
+    def from_spec(cls, spec: EncoderSpec, *, device: str = "auto", precision: str = "fp32") -> TorchBackend:
+        """The back end of a known encoder, its weights read and checked."""
+        return cls(load_backbone(spec).to(pick_device(device)), spec, precision=precision)
+
+    @cached_property
+    def weights(self) -> str:
+        """The digest of the weights (see `hub.digest`)."""
+        return digest(self.backbone)
+
+    @property
+    def space(self) -> str:
+        """The space of the vectors."""
+        return space_id(self.weights, self.spec.preprocess, self.spec.geometry)
+
+    @torch.inference_mode()
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        device = next(self.backbone.parameters()).device
+        x = normalize(torch.from_numpy(batch).to(device), self.spec)
+        training = self.backbone.training
+        self.backbone.eval()
+        try:
+            with torch.autocast(device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32"):
+                return self.backbone(x).float().cpu().numpy()  # type: ignore[no-any-return]
+        finally:
+            self.backbone.train(training)
+
+
+def normalize(batch: Tensor, spec: EncoderSpec) -> Tensor:
+    """uint8 `[n, h, w, 3]` to the network's input, float32 `[n, 3, h, w]`, channels last in memory."""
+    mean = torch.tensor(spec.preprocess.mean, device=batch.device)
+    std = torch.tensor(spec.preprocess.std, device=batch.device)
+    return ((batch / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def load_backbone(spec: EncoderSpec) -> nn.Module:
+    """The backbone of a known encoder with its weights, in evaluation mode.
+
+    Raises WeightsError when the file's names or shapes don't fit the network exactly: nothing is left at random.
+    """
+    kind, _, seed = (spec.sources or ("",))[0].partition(":")
+    if kind == "random":
+        with torch.random.fork_rng(devices=[]):  # the global generator stays as it was
+            torch.manual_seed(int(seed))
+            return _build(spec).eval()
+    tensors = {name: torch.from_numpy(value) for name, value in hub.read(spec).items()}
+    backbone = _build(spec)
+    wanted = {k: tuple(v.shape) for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
+    found = {k: tuple(v.shape) for k, v in tensors.items()}
+    if wrong := sorted({k for k, _ in wanted.items() ^ found.items()}):
+        raise WeightsError(
+            f"the weights of {spec.name} don't fit a {spec.backbone}: {len(wrong)} names or shapes differ, {wrong[0]} first"
+        )
+    backbone.load_state_dict(tensors, strict=False)
+    return backbone.eval()
+
+
+def _build(spec: EncoderSpec) -> nn.Module:
+    return backbones.build(spec.backbone, stem=spec.geometry.stem, bn_eps=spec.geometry.bn_eps)
+
+
+def digest(backbone: nn.Module) -> str:
+    """The digest of a network's present weights: equal to that of the file that it was loaded from."""
+    return hub.digest(
+        {
+            name: value.detach().float().cpu().numpy()
+            for name, value in backbone.state_dict().items()
+            if value.is_floating_point()
+        }
+    )
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """ "auto" is a CUDA GPU, else Apple's, else the CPU; raises InputError for a device that isn't there."""
+    if device == "auto":
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {device!r} can't be used ({str(error).splitlines()[0]}); use --device cpu or auto"
+        ) from None
+    return chosen

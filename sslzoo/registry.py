@@ -1,0 +1,108 @@
+"""Known encoders by name: `list_models("byol*")`, and `resolve(name)` with aliases and suggestions; reads `zoo/*.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+from sslzoo import hub
+from sslzoo.errors import InputError, UnknownModel
+from sslzoo.spec import EncoderSpec, Preprocess, backbone_name, feature_dim
+
+ZOO = Path(__file__).parent / "zoo"
+PACKAGE_ENCODER = "simclr-r18.tin_cpu_1h"  # the one whose weights ship with the package
+
+
+@cache
+def known() -> dict[str, EncoderSpec]:
+    """Every encoder of the zoo by its full name, sorted."""
+    specs = [EncoderSpec.from_dict(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(ZOO.glob("*.json"))]
+    return {spec.name: spec for spec in specs}
+
+
+def list_models(pattern: str = "*", *, license: str | None = None) -> list[str]:
+    """Full names of the known encoders that match a shell pattern; `license="permissive"` or one license id narrows it."""
+    return [name for name, spec in known().items() if fnmatch.fnmatch(name, pattern) and _allowed(spec, license)]
+
+
+def resolve(name: str, *, license: str | None = None) -> EncoderSpec:
+    """The encoder behind a name, without opening its weights.
+
+    Understood are full names (`simsiam-r50.fair_in1k_100ep`), bare ones (`simsiam-r50`: the default tag), spellings
+    such as `simsiam_resnet50` and `simsiam/r50`, `random-r18` (seeded random weights), and model folders
+    (`local-dir:PATH`, or a path that exists). Raises UnknownModel with near names otherwise.
+    """
+    license = license or os.environ.get("SSLZOO_LICENSE")
+    if name.startswith("local-dir:"):
+        return hub.read_config(Path(name.removeprefix("local-dir:")).expanduser())
+    canonical = _canonical(name)
+    if canonical in known():
+        return known()[canonical]
+    if random := _random(canonical):
+        return random
+    if tags := [spec for full, spec in known().items() if full.partition(".")[0] == canonical]:
+        return _choose(tags, name, license)
+    if Path(name).is_dir():
+        return hub.read_config(Path(name))
+    raise _unknown(name, canonical)
+
+
+def random_twin(spec: EncoderSpec, seed: int = 0) -> EncoderSpec:
+    """The same network and preprocessing with seeded random weights: the baseline beside every score."""
+    twin = resolve(f"random-{spec.backbone}")
+    return dataclasses.replace(twin, preprocess=spec.preprocess, geometry=spec.geometry, sources=(f"random:{seed}",))
+
+
+def _canonical(name: str) -> str:
+    """`SimSiam/resnet50.Tag` as `simsiam-r50.tag`; what doesn't look like a name comes back as it is, in lower case."""
+    stem, dot, tag = name.lower().partition(".")
+    method, _, backbone = stem.replace("/", "-").replace("_", "-").partition("-")
+    full = backbone_name(backbone)
+    return f"{method}-{full.replace('resnet', 'r')}{dot}{tag}" if full else name.lower()
+
+
+def _random(canonical: str) -> EncoderSpec | None:
+    method, _, backbone = canonical.partition("-")
+    full = backbone_name(backbone)
+    if method != "random" or full is None:
+        return None
+    return EncoderSpec(
+        name=canonical,
+        method="random",
+        backbone=full,
+        dim=feature_dim(full),
+        preprocess=known()[PACKAGE_ENCODER].preprocess if full == "resnet18" else Preprocess(resize=256, size=224),
+        sources=("random:0",),
+        license="CC0-1.0",
+        data_terms="none: no data was used",
+    )
+
+
+def _allowed(spec: EncoderSpec, license: str | None) -> bool:
+    if license is None:
+        return True
+    return spec.permissive if license == "permissive" else spec.license.lower() == license.lower()
+
+
+def _choose(tags: list[EncoderSpec], name: str, license: str | None) -> EncoderSpec:
+    allowed = [spec for spec in tags if _allowed(spec, license)]
+    if not allowed:
+        have = ", ".join(f"{spec.name} ({spec.license})" for spec in tags)
+        raise UnknownModel(
+            f"no {name} has a license that is {license}; there are: {have}", [spec.name for spec in tags]
+        )
+    return next((spec for spec in allowed if spec.default), allowed[0])
+
+
+def _unknown(name: str, canonical: str) -> InputError | UnknownModel:
+    if name.startswith((".", "/", "~")) or "\\" in name or name.endswith("/"):
+        return InputError(f"there is no model folder {name}; name one with local-dir:PATH, or see: sslzoo models")
+    names = list(dict.fromkeys([*known(), *(full.partition(".")[0] for full in known()), "random-r18", "random-r50"]))
+    near = difflib.get_close_matches(canonical, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see: sslzoo models"
+    return UnknownModel(f"unknown model {name!r}; {hint} (a model folder is named as local-dir:PATH)", near)

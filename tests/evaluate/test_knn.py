@@ -1,0 +1,78 @@
+"""Weighted kNN against a hand calculation and scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+
+from sslzoo.embeddings import Embeddings
+from sslzoo.errors import InputError, SpaceMismatch
+from sslzoo.evaluate.knn import knn
+
+
+def labelled(n, seed, classes=5, dim=12, space="s"):
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(classes, dim))
+    labels = rng.integers(0, classes, n)
+    vectors = (centres[labels] + 1.5 * rng.normal(size=(n, dim))).astype(np.float32)
+    return Embeddings(
+        vectors, [str(i) for i in range(n)], space=space, model="m", labels=[f"class {c}" for c in labels]
+    )
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (200, 0.1), (50, 1.0)])
+@pytest.mark.parametrize("chunk", [7, 1024])
+def test_equals_scikit_learn(k, temperature, chunk):
+    train, test = labelled(400, 0), labelled(150, 1)
+    score = knn(train, test, [(k, temperature)], chunk=chunk)[0]
+    # among unit vectors cosine = 1 - d²/2
+    reference = KNeighborsClassifier(k, weights=lambda d: np.exp((1 - d**2 / 2) / temperature), algorithm="brute")
+    reference.fit(train.normalized, train.labels)
+    hits = reference.predict(test.normalized) == np.asarray(test.labels)
+    assert 0.3 < hits.mean() < 0.95  # a case in which both right and wrong answers are seen
+    np.testing.assert_array_equal(score.items, hits)
+    assert score.value == pytest.approx(hits.mean())
+
+
+def test_votes_by_hand():
+    # neighbours at cosine 1.0 (a), 0.8 (b), 0.8 (b): at T=0.1 one exact match outvotes two, at T=1 it doesn't
+    train = Embeddings(
+        np.array([[1, 0], [0.8, 0.6], [0.8, -0.6]], np.float32), list("123"), space="s", labels=["a", "b", "b"]
+    )
+    query = Embeddings(np.array([[2, 0]], np.float32), ["q"], space="s", labels=["a"])
+    sharp, flat, nearest = knn(train, query, [(3, 0.1), (3, 1.0), (1, 1.0)])
+    assert (sharp.value, flat.value, nearest.value) == (1.0, 0.0, 1.0)
+
+
+def test_leave_one_out_never_sees_itself():
+    train = labelled(60, 0)
+    score = knn(train, protocols=[(1, 0.07)])[0]
+    hits = []
+    for i in range(60):
+        similarity = train.normalized @ train.normalized[i]
+        similarity[i] = -2
+        hits.append(train.labels[int(similarity.argmax())] == train.labels[i])
+    np.testing.assert_array_equal(score.items, hits)
+    assert "leave-one-out" in score.protocol
+
+
+def test_k_is_cut_to_what_is_there_and_said_so():
+    score = knn(labelled(30, 0), labelled(10, 1), [(200, 0.1)])[0]
+    assert score.protocol == "knn_top1@k=30,T=0.1 (cosine, n=30, 10 queries)"
+
+
+def test_small_temperatures_do_not_overflow():
+    assert np.isfinite(knn(labelled(30, 0), labelled(10, 1), [(20, 1e-4)])[0].value)
+
+
+def test_interval_of_a_coin_toss():
+    score = knn(labelled(400, 0), labelled(150, 1))[0]
+    p = score.value
+    assert score.interval() == pytest.approx(1.96 * (p * (1 - p) / 150) ** 0.5, rel=1e-4)
+
+
+def test_refusals():
+    train = labelled(30, 0)
+    with pytest.raises(SpaceMismatch):
+        knn(train, labelled(10, 1, space="other"))
+    with pytest.raises(InputError, match="needs labels"):
+        knn(Embeddings(train.vectors, train.ids, space="s"))

@@ -1,0 +1,144 @@
+"""The decode policy, on files made here; pixels are checked, not only the absence of errors."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sslzoo.errors import ImageError
+from sslzoo.images.decode import decode
+
+
+def encoded(image, format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def quadrants(size=(40, 24)):
+    """Red, green, blue and yellow quarters, so that every turn and flip can be told."""
+    w, h = size
+    image = Image.new("RGB", size)
+    for box, colour in (
+        ((0, 0), (255, 0, 0)),
+        ((w // 2, 0), (0, 255, 0)),
+        ((0, h // 2), (0, 0, 255)),
+        ((w // 2, h // 2), (255, 255, 0)),
+    ):
+        image.paste(colour, (*box, box[0] + w // 2, box[1] + h // 2))
+    return image
+
+
+# what was done to the upright picture before it was stored with that tag (TIFF 6.0, tag 274)
+STORED = {
+    1: [],
+    2: [Image.Transpose.FLIP_LEFT_RIGHT],
+    3: [Image.Transpose.ROTATE_180],
+    4: [Image.Transpose.FLIP_TOP_BOTTOM],
+    5: [Image.Transpose.TRANSPOSE],
+    6: [Image.Transpose.ROTATE_90],
+    7: [Image.Transpose.TRANSVERSE],
+    8: [Image.Transpose.ROTATE_270],
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_orientation(orientation, format):
+    upright = quadrants()
+    stored = upright
+    for operation in STORED[orientation]:
+        stored = stored.transpose(operation)
+    exif = Image.Exif()
+    exif[274] = orientation
+    result = decode(
+        encoded(stored, format, exif=exif, **({"quality": 100} if format != "PNG" and format != "TIFF" else {}))
+    )
+    assert (result.width, result.height) == upright.size
+    got = np.asarray(result.image).astype(int)
+    for x, y in ((5, 5), (35, 5), (5, 19), (35, 19)):
+        assert np.abs(got[y, x] - upright.getpixel((x, y))).max() < 30
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    result = decode(encoded(Image.fromarray(values)))
+    assert np.asarray(result.image)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_float_image_is_scaled():
+    result = decode(encoded(Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)), "TIFF"))
+    assert np.asarray(result.image)[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_lies_on_the_background(mode):
+    image = Image.new("RGBA", (4, 1), (200, 0, 0, 255))
+    image.putpixel((1, 0), (200, 0, 0, 0))
+    if mode == "P":
+        data = encoded(image.convert("P"), transparency=image.convert("P").getpixel((1, 0)))
+    else:
+        data = encoded(image.convert(mode))
+    white = np.asarray(decode(data).image)[0, 1]
+    black = np.asarray(decode(data, background=(0, 0, 0)).image)[0, 1]
+    assert white.tolist() == [255, 255, 255]
+    assert black.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "I;16"])
+def test_every_mode_becomes_rgb(mode):
+    image = Image.new("L", (9, 7), 255).convert(mode) if mode != "I;16" else Image.new("I;16", (9, 7), 65535)
+    data = encoded(image, "TIFF" if mode in ("CMYK", "YCbCr") else "PNG")
+    result = decode(data)
+    assert result.image.mode == "RGB"
+    assert np.asarray(result.image).min() >= 254
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_first_frame_counts_and_is_flagged(format):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((250, 0, 0), (0, 250, 0))]
+    result = decode(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
+    assert result.flags == ("first-frame",)
+    assert np.abs(np.asarray(result.image)[4, 4].astype(int) - (250, 0, 0)).max() <= 8
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_truncated_fails(format):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = encoded(noise, format)
+    with pytest.raises(ImageError):
+        decode(data[: len(data) // 2], name="cut")
+
+
+def test_truncated_is_allowed_on_request_and_flagged():
+    data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)), "JPEG")
+    assert decode(data[: len(data) // 2], allow_truncated=True).flags == ("truncated",)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello, I am text", b"\xff\xd8\xff\xe0 not a jpeg", b"\x89PNG\r\n\x1a\n"])
+def test_no_image_names_the_file(data):
+    with pytest.raises(ImageError, match=r"holiday\.jpg"):
+        decode(data, name="holiday.jpg")
+
+
+def test_too_many_pixels_are_refused_before_decoding():
+    with pytest.raises(ImageError, match="100x90 is more than 8,000 pixels"):
+        decode(encoded(Image.new("L", (100, 90))), pixel_limit=8000)
+
+
+def test_draft_keeps_twice_the_target_and_the_stated_size():
+    smooth = Image.effect_noise((1600, 1200), 10).convert("RGB")
+    data = encoded(smooth, "JPEG")
+    result = decode(data, target=100)
+    assert (result.width, result.height) == (1600, 1200)
+    assert 200 <= min(result.image.size) < 1200
+    assert decode(data, target=700).image.size == (1600, 1200)
+
+
+def test_pillows_global_settings_stay_as_they_were():
+    from PIL import ImageFile
+
+    decode(encoded(Image.new("RGB", (4, 4)), "JPEG"), allow_truncated=True)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+    assert Image.MAX_IMAGE_PIXELS == 89478485

@@ -1,0 +1,47 @@
+import threading
+import time
+
+import pytest
+
+from sslzoo.errors import ImageError
+from sslzoo.images import discover
+from sslzoo.images.read import ordered, read
+from sslzoo.spec import Preprocess
+
+
+@pytest.mark.parametrize("workers", [1, 3, 8])
+def test_results_keep_the_order_of_their_inputs(workers):
+    def slow_square(x):
+        time.sleep(0.002 * (x % 3))
+        return x * x
+
+    assert list(ordered(slow_square, range(40), workers=workers, ahead=5)) == [(x, x * x) for x in range(40)]
+
+
+def test_inputs_are_taken_only_a_little_ahead():
+    taken = []
+
+    def inputs():
+        for i in range(100):
+            taken.append(i)
+            yield i
+
+    stream = ordered(lambda x: x, inputs(), workers=2, ahead=4)
+    for _ in range(3):
+        next(stream)
+    assert len(taken) <= 3 + 4 + 1
+    stream.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
+
+
+def test_a_bad_file_has_its_own_place_and_its_reason(photos, tmp_path):
+    for i, path in enumerate(sorted(photos.rglob("*.png"))[:4]):
+        (tmp_path / f"{i}.png").write_bytes(path.read_bytes() if i != 2 else b"no image")
+    items = list(discover.discover(tmp_path))
+    (tmp_path / "3.png").unlink()  # removed while the run is on
+    results = list(read(items, Preprocess(32, 32), workers=3))
+    assert [item.id for item, _ in results] == ["0.png", "1.png", "2.png", "3.png"]
+    bad = {item.id: result.reason for item, result in results if isinstance(result, ImageError)}
+    assert bad["2.png"] == "not an image that can be read"
+    assert bad["3.png"].startswith("can't be opened: No such file")
+    assert len(bad) == 2

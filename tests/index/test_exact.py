@@ -1,0 +1,75 @@
+"""Exact search against scikit-learn and FAISS."""
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+import sslzoo
+from sslzoo.embeddings import Embeddings
+from sslzoo.errors import InputError
+from sslzoo.index import exact
+
+
+def collection(n=300, dim=16, seed=0):
+    vectors = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+    return Embeddings(vectors, [f"{i}.jpg" for i in range(n)], space="s", model="m")
+
+
+@pytest.mark.parametrize("chunk", [1 << 30, 5000])
+def test_equals_scikit_learn(monkeypatch, chunk):
+    monkeypatch.setattr(exact, "CHUNK_BYTES", chunk)
+    bank, queries = collection(), collection(40, seed=1)
+    found = sslzoo.build_index(bank).search(queries, k=7)
+    distance, rows = (
+        NearestNeighbors(n_neighbors=7, metric="cosine", algorithm="brute")
+        .fit(bank.vectors)
+        .kneighbors(queries.vectors)
+    )
+    assert np.array_equal(np.stack(found.rows), rows)
+    np.testing.assert_allclose(np.stack(found.scores), 1 - distance, atol=1e-6)
+    assert found.ids[3][0] == f"{rows[3][0]}.jpg"
+
+
+def test_equals_faiss():
+    faiss = pytest.importorskip("faiss")
+    bank, queries = collection(), collection(40, seed=1)
+    index = faiss.IndexFlatIP(16)
+    index.add(bank.normalized)
+    scores, rows = index.search(queries.normalized, 5)
+    found = sslzoo.build_index(bank).search(queries, k=5)
+    assert np.array_equal(np.stack(found.rows), rows)
+    np.testing.assert_allclose(np.stack(found.scores), scores, atol=1e-6)
+
+
+def test_a_vector_of_the_collection_finds_itself_first_and_can_be_dropped():
+    bank = collection()
+    index = sslzoo.build_index(bank)
+    found = index.search(bank.vectors[[5, 9]], k=3)
+    assert [rows[0] for rows in found.rows] == [5, 9]
+    assert found.scores[0][0] == pytest.approx(1, abs=1e-6)
+    without = index.search(bank.vectors[[5, 9]], k=2, exclude=[5, None])
+    assert without.rows[0].tolist() == found.rows[0][1:].tolist()
+    assert without.rows[1].tolist() == found.rows[1][:2].tolist()
+
+
+def test_length_does_not_matter_and_k_is_cut():
+    bank = collection(20)
+    a = sslzoo.build_index(bank).search(bank.vectors[:2] * 7.5, k=100)
+    assert len(a.ids[0]) == 20
+    assert sorted(a.rows[0].tolist()) == list(range(20))
+    assert (np.diff(a.scores[0]) <= 0).all()
+
+
+def test_equal_scores_keep_the_order_of_the_collection():
+    vectors = np.eye(4, dtype=np.float32)[[0, 1, 0, 0, 2]]
+    bank = Embeddings(vectors, list("abcde"), space="s")
+    found = sslzoo.build_index(bank).search(np.eye(4, dtype=np.float32)[:1], k=2)
+    assert found.ids == [["a", "c"]]
+
+
+def test_wrong_queries():
+    index = sslzoo.build_index(collection())
+    with pytest.raises(InputError, match=r"\[n, 16\]"):
+        index.search(np.zeros((2, 5), np.float32))
+    with pytest.raises(InputError, match="at least one"):
+        index.search(np.zeros((2, 16), np.float32), k=0)

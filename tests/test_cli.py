@@ -1,0 +1,169 @@
+"""The command line as a user types it: exit codes, what goes to stdout, and messages that say what to type next."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import sslzoo
+from sslzoo import cli
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sslzoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call
+
+
+def test_embed_then_search(run, photos, tmp_path):
+    code, out, _ = run("embed", photos, "-m", "random-r18", "--device", "cpu")
+    folder = tmp_path / f"{photos.name}.emb"
+    assert code == 0
+    assert out == f"{folder.name}: 12 vectors of 512 numbers by random-r18\n"
+    assert folder.is_dir()
+
+    code, out, _ = run("search", folder, "bars/3.jpg", "-k", 3)
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == "1.0000  bars/3.jpg"
+    assert len(lines) == 3
+
+    code, out, _ = run(
+        "search", folder, photos / "bars" / "3.jpg", "circles/0.png", "-k", 2, "--exclude-self", "--json"
+    )
+    first, second = json.loads(out)
+    assert first["query"].endswith("bars/3.jpg")
+    assert "bars/3.jpg" not in [n["id"] for n in first["neighbours"]]
+    assert "circles/0.png" not in [n["id"] for n in second["neighbours"]]
+
+
+def test_searching_with_a_picture_from_outside(run, photos, tmp_path):
+    run("embed", photos, "-m", "random-r18", "-o", "e", "-q")
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes((photos / "bars" / "4.jpg").read_bytes())
+    code, out, _ = run("search", "e", copy, "-k", 1)
+    assert (code, out) == (0, "1.0000  bars/4.jpg\n")
+    copy.write_text("text")
+    code, out, err = run("search", "e", copy)
+    assert (code, out) == (1, "")
+    assert "not an image" in err
+    code, _, err = run("search", "e", "nothing.jpg")
+    assert code == 1
+    assert "neither a file nor an id" in err
+
+
+def test_searching_with_the_weights_exchanged_is_refused(run, photos, tmp_path):
+    for seed in (0, 1):
+        spec = sslzoo.registry.random_twin(sslzoo.registry.resolve("random-r18"), seed)
+        sslzoo.Encoder.from_spec(spec, device="cpu").save_pretrained(tmp_path / f"model{seed}")
+    run("embed", photos, "-m", "local-dir:model0", "-o", "e", "-q")
+    (tmp_path / "model0").rename(tmp_path / "old")
+    (tmp_path / "model1").rename(tmp_path / "model0")
+    outside = tmp_path / "x.jpg"
+    outside.write_bytes((photos / "bars" / "4.jpg").read_bytes())
+    code, _, err = run("search", "e", outside)
+    assert code == 1
+    assert "space" in err
+
+
+def test_some_failures_end_in_3(run, photos, tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    (root / "good.jpg").write_bytes((photos / "bars" / "0.jpg").read_bytes())
+    (root / "bad.jpg").write_text("text")
+    code, out, err = run("embed", root, "-m", "random-r18", "--json", "-q")
+    assert code == 3
+    assert json.loads(out)["failed"] == 1
+    assert "failures.parquet" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["embed", "nowhere"], 1, "does not exist"),
+        (["embed", "."], 1, "no image in ."),
+        (["embed", "PHOTOS", "-m", "randm-r18"], 1, "did you mean random-r18"),
+        (["embed", "PHOTOS", "-m", "./nowhere"], 1, "local-dir:PATH"),
+        (["embed", "PHOTOS", "-o", "PHOTOS"], 1, "add --resume"),
+        (["embed", "PHOTOS", "--precision", "int3"], 1, "fp32, bf16, fp16"),
+        (["embed"], 2, "Missing argument"),
+        (["embed", "PHOTOS", "--nonsense"], 2, "No such option"),
+        (["search", "nowhere", "x"], 1, "sslzoo embed"),
+        (["show", "simsiamm"], 1, "sslzoo models"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_wrong_input(run, photos, tmp_path, arguments, code, message):
+    before = sorted(photos.rglob("*"))
+    got, out, err = run(*(str(photos) if a == "PHOTOS" else a for a in arguments))
+    assert (got, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_an_interrupt_exits_130_and_says_how_to_go_on(run, photos, monkeypatch):
+    def interrupted(*a):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sslzoo.pipeline, "_embed_part", interrupted)
+    code, _, err = run("embed", photos, "-m", "random-r18")
+    assert code == 130
+    assert "--resume" in err
+
+
+def test_models_and_show(run):
+    code, out, _ = run("models", "--json")
+    specs = json.loads(out)
+    assert code == 0
+    assert [s["name"] for s in specs] == sslzoo.list_models()
+    code, out, _ = run("models", "simclr*")
+    assert out.splitlines()[0].split()[:3] == ["name", "method", "backbone"]
+    code, out, _ = run("show", "random-r18", "--json")
+    assert json.loads(out)["dim"] == 512
+    _, out, _ = run("show", sslzoo.list_models()[0])
+    assert "license" in out
+    assert "data terms" in out
+
+
+def test_knn_prints_three_rows(run, photos):
+    code, out, _ = run("eval", "knn", photos, "-m", "random-r18", "-q")
+    lines = out.splitlines()
+    assert code == 0
+    assert "k=11,T=0.07 (cosine, leave-one-out, 12 queries)" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == ["random-r18", "pixels-32"]
+
+
+def test_knn_on_embeddings(run, photos):
+    run("embed", photos, "-m", "random-r18", "-o", "e", "-q")
+    code, out, _ = run("eval", "knn", "e", "-k", 3, "-T", "0.1", "--json")
+    (score,) = json.loads(out)
+    assert code == 0
+    assert score["protocol"].startswith("knn_top1@k=3,T=0.1")
+    code, _, err = run("eval", "knn", "e", photos)
+    assert code == 1
+    assert "both" in err
+
+
+def test_python_dash_m():
+    done = subprocess.run([sys.executable, "-m", "sslzoo", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == sslzoo.__version__
+
+
+@pytest.mark.parametrize(
+    "command", [[], *([c.name or c.callback.__name__] for c in cli.app.registered_commands), ["eval", "knn"]]
+)
+def test_every_command_has_help(run, command):
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    assert "Usage: sslzoo" in out

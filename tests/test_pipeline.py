@@ -1,0 +1,191 @@
+"""The embeddings folder: rows keep their files, parts survive, resumed equals unbroken, refusals lose nothing."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import sslzoo
+from sslzoo import pipeline
+from sslzoo.errors import InputError, OutputExists, SpaceMismatch
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return sslzoo.load("random-r18", device="cpu")
+
+
+@pytest.fixture
+def mixed(photos, tmp_path):
+    """The photos with three bad files among them, one of them first and one last."""
+    root = tmp_path / "mixed"
+    for path in photos.rglob("*.*g"):
+        target = root / path.relative_to(photos)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (root / "a.jpg").write_bytes(b"")
+    (root / "bars" / "2b.jpg").write_text("text")
+    (root / "z.jpg").write_bytes((photos / "bars" / "0.jpg").read_bytes()[:700])
+    (root / "readme.txt").write_text("text")
+    return root
+
+
+def snapshot(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_vectors_are_those_of_encode_under_the_right_names(mixed, encoder, tmp_path):
+    result = sslzoo.embed(mixed, encoder, tmp_path / "e", batch_size=4, part_size=5)
+    assert len(result) == 12
+    assert result.ids == [f"bars/{i}.jpg" for i in range(6)] + [f"circles/{i}.png" for i in range(6)]
+    assert result.labels == ["bars"] * 6 + ["circles"] * 6
+    expected = encoder.encode([mixed / id_ for id_ in result.ids])
+    np.testing.assert_allclose(result.vectors, expected, rtol=1e-4, atol=1e-5)
+    failures = pq.read_table(tmp_path / "e" / "failures.parquet").to_pylist()
+    assert [f["path"] for f in failures] == ["a.jpg", "bars/2b.jpg", "z.jpg"]
+    assert all(f["reason"] for f in failures)
+    assert result.manifest["failed"] == 3
+    assert result.manifest["left_out"] == {"not an image's extension": 1}
+    table = pq.read_table(tmp_path / "e" / "part-00000.parquet")
+    assert table.column_names == ["path", "embedding", "width", "height", "flags", "label"]
+    assert table["width"].to_pylist() == [120] * table.num_rows
+
+
+def test_in_memory_equals_on_disk(mixed, encoder, tmp_path):
+    memory = sslzoo.embed(mixed, encoder)
+    disk = sslzoo.open_embeddings(sslzoo.embed(mixed, encoder, tmp_path / "e").folder)
+    np.testing.assert_array_equal(memory.vectors, disk.vectors)
+    assert (memory.ids, memory.labels, memory.space, memory.model) == (disk.ids, disk.labels, disk.space, disk.model)
+    assert len(memory.manifest["failures"]) == disk.manifest["failed"]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_a_resumed_run_equals_an_unbroken_one(mixed, encoder, tmp_path, monkeypatch, parts):
+    whole = sslzoo.embed(mixed, encoder, tmp_path / "whole", batch_size=3, part_size=4)
+
+    embed_part = pipeline._embed_part
+    done = iter(range(parts))
+
+    def dies(*arguments):
+        if next(done, None) is None:
+            raise KeyboardInterrupt
+        return embed_part(*arguments)
+
+    monkeypatch.setattr(pipeline, "_embed_part", dies)
+    with pytest.raises(KeyboardInterrupt):
+        sslzoo.embed(mixed, encoder, tmp_path / "broken", batch_size=3, part_size=4)
+    with pytest.raises(InputError, match="--resume"):
+        sslzoo.open_embeddings(tmp_path / "broken")
+    monkeypatch.setattr(pipeline, "_embed_part", embed_part)
+    # other sizes are asked for now; the manifest's own are kept, so that the batches are the same
+    resumed = sslzoo.embed(mixed, encoder, tmp_path / "broken", batch_size=8, part_size=9, resume=True)
+    np.testing.assert_array_equal(resumed.vectors, whole.vectors)
+    assert resumed.ids == whole.ids
+    ours, theirs = snapshot(tmp_path / "broken"), snapshot(tmp_path / "whole")
+    assert ours == theirs
+
+
+def test_resume_on_nothing_starts_and_on_a_finished_run_does_nothing(photos, encoder, tmp_path):
+    sslzoo.embed(photos, encoder, tmp_path / "e", resume=True)
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "e").iterdir()}
+    sslzoo.embed(photos, encoder, tmp_path / "e", resume=True)
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "e").iterdir()} == before
+    (tmp_path / "empty").mkdir()
+    assert len(sslzoo.embed(photos, encoder, tmp_path / "empty", resume=True)) == 12
+
+
+def test_resuming_with_another_model_source_or_changed_folder_is_refused(mixed, encoder, tmp_path, monkeypatch):
+    embed_part = pipeline._embed_part
+    once = iter([1])
+    monkeypatch.setattr(
+        pipeline,
+        "_embed_part",
+        lambda *a: embed_part(*a) if next(once, None) else (_ for _ in ()).throw(KeyboardInterrupt),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=4)
+    monkeypatch.setattr(pipeline, "_embed_part", embed_part)
+    with pytest.raises(InputError, match=r"another model \(random-r18, now random-r34\)"):
+        sslzoo.embed(mixed, "random-r34", tmp_path / "e", resume=True, device="cpu")
+    with pytest.raises(InputError, match="another source"):
+        sslzoo.embed(mixed / "bars", encoder, tmp_path / "e", resume=True)
+    (mixed / "bars" / "00.jpg").write_bytes((mixed / "bars" / "0.jpg").read_bytes())
+    with pytest.raises(InputError, match=r"changed since.*--overwrite"):
+        sslzoo.embed(mixed, encoder, tmp_path / "e", resume=True)
+
+
+def test_an_output_that_exists_is_kept(photos, encoder, tmp_path):
+    sslzoo.embed(photos, encoder, tmp_path / "e")
+    before = snapshot(tmp_path / "e")
+    with pytest.raises(OutputExists, match="--resume"):
+        sslzoo.embed(photos, encoder, tmp_path / "e")
+    assert snapshot(tmp_path / "e") == before
+    assert len(sslzoo.embed(photos / "bars", encoder, tmp_path / "e", overwrite=True)) == 6
+
+
+def test_a_folder_that_is_not_ours_is_never_cleared(photos, encoder, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("text")
+    with pytest.raises(OutputExists, match="not an embeddings folder"):
+        sslzoo.embed(photos, encoder, tmp_path / "precious", overwrite=True)
+    with pytest.raises(OutputExists, match="is a file"):
+        sslzoo.embed(photos, encoder, tmp_path / "precious" / "thesis.txt", overwrite=True)
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "text"
+
+
+def test_nothing_readable_writes_nothing(encoder, tmp_path):
+    (tmp_path / "bad").mkdir()
+    for i in range(7):
+        (tmp_path / "bad" / f"{i}.jpg").write_text("text")
+    with pytest.raises(InputError, match=r"none of the 7 images.*0\.jpg: not an image"):
+        sslzoo.embed(tmp_path / "bad", encoder, tmp_path / "out", part_size=3)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no image in .*it is empty"):
+        sslzoo.embed(tmp_path / "empty", encoder, tmp_path / "out")
+    with pytest.raises(InputError, match="does not exist"):
+        sslzoo.embed(tmp_path / "missing", encoder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_parts_before_the_first_good_image_are_kept(photos, encoder, tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    for i in range(5):
+        (root / f"a{i}.jpg").write_text("text")
+    (root / "b.jpg").write_bytes((photos / "bars" / "0.jpg").read_bytes())
+    result = sslzoo.embed(root, encoder, tmp_path / "e", part_size=2)
+    assert result.ids == ["b.jpg"]
+    assert result.manifest["failed"] == 5
+    assert len(list((tmp_path / "e").glob("part-*.parquet"))) == 3
+
+
+def test_vectors_of_another_space_are_refused(photos, encoder):
+    ours, other = sslzoo.embed(photos, encoder), sslzoo.embed(photos, "pixels-32")
+    with pytest.raises(SpaceMismatch, match=r"pixels-32.*random-r18"):
+        sslzoo.build_index(other).search(ours)
+
+
+def test_names_that_are_not_utf8_end_as_rows(photos, encoder, tmp_path):
+    name = b"caf\xe9.jpg"
+    try:
+        (tmp_path / "in").mkdir()
+        with open(bytes(tmp_path / "in") + b"/" + name, "wb") as file:
+            file.write((photos / "bars" / "0.jpg").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    result = sslzoo.embed(tmp_path / "in", encoder, tmp_path / "e")
+    assert sslzoo.open_embeddings(tmp_path / "e").ids == ["caf\\udce9.jpg"]
+    assert len(result) == 1
+
+
+def test_folders_that_are_no_embeddings(tmp_path):
+    with pytest.raises(InputError, match="sslzoo embed"):
+        sslzoo.open_embeddings(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        sslzoo.open_embeddings(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(InputError, match="upgrade"):
+        sslzoo.open_embeddings(tmp_path)

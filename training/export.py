@@ -1,0 +1,136 @@
+"""From a run's checkpoint to a model folder: fp16 weights, config.json with measured scores, and a card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from sslzoo import hub
+from sslzoo.baselines import knn_table
+from sslzoo.encoder import Encoder
+from sslzoo.errors import InputError
+from sslzoo.images import discover
+from sslzoo.spec import Canary, EncoderSpec, Geometry, Preprocess, ReportedScore, feature_dim
+from training import recipe
+from training.engine import CHECKPOINT
+from training.methods import METHODS
+
+CANARY = "cat-chelsea.jpg"
+CARD = Path(__file__).parent / "card.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What a run can't know by itself and a card must say."""
+
+    trained_on: str = "a data set that is not stated"
+    data_terms: str = "not stated"
+    license: str = "not stated"
+
+
+def export(
+    run: Path,
+    folder: Path,
+    *,
+    name: str = "",
+    provenance: Provenance | None = None,
+    scores: Mapping[str, Path] | None = None,
+) -> EncoderSpec:
+    """Writes the encoder of a run as a model folder and returns its spec.
+
+    `scores` names labelled data sets, each a folder with train and val (or test) Parquet files, on which the file that
+    was written is judged beside random weights and raw pixels. Raises InputError when the run has no checkpoint, and
+    OutputExists when the folder is there.
+    """
+    path = run / CHECKPOINT
+    if not path.is_file():
+        raise InputError(f"{run} has no {CHECKPOINT}; train first: python -m training RECIPE --data PATH -o {run}")
+    provenance = provenance or Provenance()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    settings = recipe.from_dict(state["recipe"])
+    facts = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
+    size = settings.test_size or settings.views[0].size
+    spec = EncoderSpec(
+        name=name or settings.name,
+        method=settings.method,
+        backbone=settings.backbone,
+        dim=feature_dim(settings.backbone),
+        preprocess=Preprocess(resize=size, size=size, mean=settings.mean, std=settings.std),
+        geometry=Geometry(stem=settings.stem),
+        license=provenance.license,
+        data_terms=provenance.data_terms,
+        trained_on=provenance.trained_on,
+        epochs=round(state["step"] / (state["images"] // settings.batch_size), 2),
+        recipe=settings.name,
+        commit=facts.get("commit", ""),
+        paper=METHODS[settings.method].paper,
+    )
+    tensors = half({k.removeprefix("backbone."): v for k, v in state["method"].items() if k.startswith("backbone.")})
+    spec = hub.write(folder, spec, tensors, card="")
+    spec = dataclasses.replace(spec, sources=(f"local-dir:{folder}",))
+    spec = dataclasses.replace(spec, canary=canary(spec), scores=tuple(measure(spec, scores or {})))
+    final = dataclasses.replace(spec, sources=())
+    (folder / hub.CONFIG).write_text(final.to_json(), encoding="utf-8")
+    (folder / hub.CARD).write_text(render_card(final, facts), encoding="utf-8")
+    return spec
+
+
+def half(state: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
+    """Weights in fp16; BN's vectors, whose variances could leave fp16's range, stay fp32; its batch counters are dropped."""
+    return {
+        name: (value.half() if value.ndim > 1 else value).numpy()
+        for name, value in state.items()
+        if value.is_floating_point()
+    }
+
+
+def canary(spec: EncoderSpec) -> Canary:
+    """The first eight numbers of the embedding of a photo inside the package."""
+    vector = Encoder.from_spec(spec, device="cpu").encode(hub.PACKAGE / "photos" / CANARY)[0]
+    # a hundredth of a standard deviation: far above the difference between processors, far below any real change
+    return Canary(CANARY, tuple(round(float(v), 5) for v in vector[:8]), tolerance=round(float(vector.std()) / 100, 5))
+
+
+def measure(spec: EncoderSpec, data: Mapping[str, Path]) -> list[ReportedScore]:
+    """kNN scores on labelled data sets, with random weights and raw pixels beside them."""
+    reported = []
+    for name, folder in data.items():
+        train, test = discover.split(folder, "train"), discover.split(folder, "val", "test")
+        if not train or not test:
+            raise InputError(f"{folder} needs train.parquet and val.parquet (or test.parquet) to be scored on")
+        ours, random, pixels = knn_table(train, test, spec, device="cpu").values()
+        hashes = ", ".join(f"{path.name} {hub.sha256(path)[:8]}" for path in (*train, *test))
+        for score, baseline, raw in zip(ours, random, pixels, strict=True):
+            dataset = f"{name} (sha256 of {hashes})"
+            reported.append(
+                ReportedScore(
+                    dataset,
+                    metric="knn_top1",
+                    protocol=score.protocol,
+                    value=round(score.value, 4),
+                    interval=round(score.interval(), 4),
+                    random_weights=round(baseline.value, 4),
+                    raw_pixels=round(raw.value, 4),
+                    source="measured on this file",
+                )
+            )
+    return reported
+
+
+def render_card(spec: EncoderSpec, facts: Mapping[str, Any]) -> str:
+    """The model card, from the template and what is known."""
+    rows = ["| data | protocol | this encoder | random weights | raw pixels |", "|---|---|---|---|---|"]
+    for s in spec.scores:
+        numbers = [f"{100 * (value or 0):.1f}" for value in (s.value, s.interval, s.random_weights, s.raw_pixels)]
+        rows.append(f"| {s.dataset} | {s.protocol} | **{numbers[0]}** ± {numbers[1]} | {numbers[2]} | {numbers[3]} |")
+    values = spec.to_dict() | spec.preprocess.to_dict() | dict(facts)
+    defaults = dict.fromkeys(("processor", "threads", "torch", "images", "minutes"), "?")
+    table = "\n".join(rows) if spec.scores else "Not measured."
+    return Template(CARD.read_text(encoding="utf-8")).substitute(defaults | values | {"scores": table})
