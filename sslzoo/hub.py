@@ -53,7 +53,7 @@ def read_config(folder: Path) -> EncoderSpec:
 
 
 def read(spec: EncoderSpec) -> dict[str, NDArray[Any]]:
-    """The encoder's tensors by name, in the file's own precision; raises WeightsError when the file was exchanged or is damaged."""
+    """The encoder's tensors by name, in the file's own precision; raises WeightsError when the file isn't the pinned one."""
     import safetensors
     from safetensors.numpy import load_file
 

@@ -1,4 +1,4 @@
-"""The streaming pipeline behind `sslzoo.embed()`: decode threads, batches, forward pass, and parts on disk that can be resumed."""
+"""The streaming pipeline behind `sslzoo.embed()`: decode threads, batches, forward pass, and parts that can be resumed."""
 
 from __future__ import annotations
 

@@ -51,35 +51,31 @@ def run(
     out = output or Path("runs") / settings.name
     if (out / engine.CHECKPOINT).exists() and not resume:
         raise InputError(f"{out} holds a run already; add --resume to continue it, or choose another --output")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(json.dumps(settings.to_dict(), indent=2) + "\n")
-
     train_set, judge = load_data(data_path, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    record(out / "recipe.json", settings.to_dict())
     method = engine.build(settings)
     began, stop = time.monotonic(), stop_condition(max_minutes)
     record(out / "run.json", start_facts(device, settings, len(train_set)))
-    log = (out / "log.jsonl").open("a")
-    bar: tqdm[None] | None = None
-    for p in engine.train(method, train_set.images, settings, out=out, resume=resume, device=device, stop=stop):
-        if bar is None:
-            bar = tqdm(total=p.steps, initial=p.step, unit="step", desc=settings.name)
-        bar.update(p.step - bar.n)
-        bar.set_postfix(
-            loss=f"{p.loss:.3f}", std=f"{p.std:.2f}", rank=f"{p.rank:.0f}", img_s=f"{p.images_per_second:.0f}"
-        )
-        line: dict[str, object] = asdict(p) | {"minutes": round((time.monotonic() - began) / 60, 2)}
-        if p.step % (p.steps // settings.epochs) == 0:
-            line["knn"] = score = judge(method)
-            tqdm.write(f"epoch {p.epoch:.0f}: loss {p.loss:.3f}, kNN {score}", file=sys.stderr)
-        log.write(json.dumps(line) + "\n")
-        log.flush()
-    if bar is not None:
-        bar.close()
+    reports = engine.train(method, train_set.images, settings, out=out, resume=resume, device=device, stop=stop)
+    finished = False
+    with (out / "log.jsonl").open("a") as log, tqdm(unit="step", desc=settings.name) as bar:
+        for p in reports:
+            bar.total, bar.n = p.steps, p.step
+            bar.set_postfix(
+                loss=f"{p.loss:.3f}", std=f"{p.std:.2f}", rank=f"{p.rank:.0f}", img_s=f"{p.images_per_second:.0f}"
+            )
+            line: dict[str, object] = asdict(p) | {"minutes": round((time.monotonic() - began) / 60, 2)}
+            if p.step % (p.steps // settings.epochs) == 0:
+                line["knn"] = score = judge(method)
+                tqdm.write(f"epoch {p.epoch:.0f}: loss {p.loss:.3f}, kNN {score}", file=sys.stderr)
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            finished = p.done
     minutes = (time.monotonic() - began) / 60
     record(
         out / "run.json", {"minutes": round(minutes + json.loads((out / "run.json").read_text()).get("minutes", 0), 1)}
     )
-    finished = bar is not None and bar.n == bar.total
     then = f"python -m training export {out} -o FOLDER" if finished else "the same command with --resume"
     typer.echo(f"{out}: {'finished' if finished else 'stopped'} after {minutes:.1f} minutes; next: {then}")
 

@@ -86,6 +86,7 @@ def train(
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
 
     step = load_checkpoint(out, method, optimizer, recipe, len(images)) if resume and out is not None else 0
+    saved = -1
     order = torch.empty(0, dtype=torch.long)
     total = torch.zeros((), device=device)
     counted, began, output = 0, time.perf_counter(), torch.zeros(2, 2)
@@ -123,9 +124,10 @@ def train(
             report = _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
             if end_of_epoch and out is not None:
                 save_checkpoint(out, method, optimizer, recipe, step, len(images))
+                saved = step
             yield report
             total, counted, began = torch.zeros_like(total), 0, time.perf_counter()
-    if out is not None and step % per_epoch:
+    if out is not None and saved != step:
         save_checkpoint(out, method, optimizer, recipe, step, len(images))
     if step < steps and counted:
         yield _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)

@@ -1,0 +1,34 @@
+"""What the commands share: their common options, and how a table is printed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str | None,
+    typer.Option("-m", "--model", help="An encoder's name or model folder; by default the one inside the package."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
+Workers = Annotated[int, typer.Option("-j", "--workers", help="Decode threads; 0 takes one per processor.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
+
+
+def number(value: float | None) -> str:
+    """A number as briefly as it goes, "?" where it isn't known."""
+    return "?" if value is None else f"{value:g}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with one decimal, nothing where it isn't known."""
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    """Prints rows of cells, the first being the header, in aligned columns on stdout."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

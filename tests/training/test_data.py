@@ -1,0 +1,43 @@
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from sslzoo.errors import InputError
+from training import data
+
+
+def write(path, images, labels):
+    cells = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        cells.append({"bytes": buffer.getvalue(), "path": None})
+    pq.write_table(pa.table({"image": cells, "label": labels}), path)
+
+
+def test_parquet_keeps_pixels_of_the_right_size(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    write(tmp_path / "train.parquet", images, [0, 1, 2, 1, 0])
+    loaded = data.load(tmp_path, 32, quiet=True)
+    np.testing.assert_array_equal(loaded.images.permute(0, 2, 3, 1).numpy(), images)
+    assert loaded.labels == [0, 1, 2, 1, 0]
+    assert len(data.load(tmp_path, 32, limit=2, quiet=True)) == 2
+
+
+def test_a_folder_of_any_sizes_with_a_bad_file(photos, tmp_path):
+    for i, path in enumerate(sorted(photos.rglob("*.*g"))):
+        (tmp_path / f"{i}{path.suffix}").write_bytes(path.read_bytes())
+    (tmp_path / "bad.jpg").write_text("text")
+    loaded = data.load(tmp_path, 48, quiet=True)
+    assert tuple(loaded.images.shape) == (12, 3, 48, 48)
+    assert [name for name, _ in loaded.failures] == ["bad.jpg"]
+
+
+def test_nothing_to_read(tmp_path):
+    (tmp_path / "bad.jpg").write_text("text")
+    with pytest.raises(InputError, match="no readable image"):
+        data.load(tmp_path, 48, quiet=True)

@@ -1,0 +1,97 @@
+"""From a folder of images to a model folder that the runtime loads, by the commands a user types."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import sslzoo
+from training import __main__ as cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["training", *map(str, arguments)])
+        monkeypatch.setattr(cli, "keep_freed_memory", lambda: None)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call
+
+
+CHANGES = ["batch_size=4", "epochs=2", "store_size=32", "views.0.size=32", "precision=fp32"]
+SMALL = [word for change in CHANGES for word in ("--set", change)]
+
+
+def test_folder_to_model_to_vectors(run, photos, tmp_path):
+    code, out, err = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL)
+    assert code in (0, None), err
+    assert "finished" in out
+    log = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["done"]
+    assert log[-1]["step"] == 6
+    facts = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert facts["images"] == 12
+    assert facts["processor"]
+
+    code, out, err = run(
+        "export", "r", "-o", "m", "--license", "cc0-1.0", "--trained-on", "drawings", "--data-terms", "none"
+    )
+    assert code in (0, None), err
+    encoder = sslzoo.load("local-dir:m", device="cpu")
+    assert (encoder.spec.license, encoder.spec.trained_on, encoder.spec.epochs) == ("cc0-1.0", "drawings", 2)
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "license: cc0-1.0" in card
+    assert "$" not in card
+    vectors = sslzoo.embed(photos, "local-dir:m", device="cpu").vectors
+    assert np.isfinite(vectors).all()
+    canary = encoder.spec.canary
+    got = encoder.encode(sslzoo.hub.PACKAGE / "photos" / canary.image)[0, : len(canary.values)]
+    np.testing.assert_allclose(got, canary.values, atol=canary.tolerance)
+
+
+def test_the_exported_backbone_is_the_trained_one(run, photos, tmp_path):
+    import torch
+
+    run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--set", "epochs=1")
+    run("export", "r", "-o", "m")
+    state = torch.load(tmp_path / "r" / "checkpoint.pt", weights_only=True)["method"]
+    backbone = sslzoo.load("local-dir:m", device="cpu").backbone.state_dict()
+    for name, value in backbone.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, state[f"backbone.{name}"], rtol=1e-3, atol=1e-6)
+
+
+def test_stopping_and_going_on(run, photos, tmp_path):
+    code, out, _ = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--max-minutes", "0")
+    assert code in (0, None)
+    assert "stopped" in out
+    assert "--resume" in out
+    code, _, err = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL)
+    assert code == 1
+    assert "add --resume" in err
+    code, out, _ = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--resume")
+    assert "finished" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense", "--data", "x"], "no recipe 'nonsense'"),
+        (["simclr-r18.tin_cpu_1h", "--data", "nowhere"], "does not exist"),
+        (["simclr-r18.tin_cpu_1h", "--data", "nowhere", "--set", "epoks=1"], "did you mean 'epochs'"),
+        (["export", "nowhere", "-o", "m"], "no checkpoint.pt"),
+    ],
+)
+def test_wrong_input(run, arguments, message, tmp_path):
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists()

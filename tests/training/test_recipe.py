@@ -1,0 +1,63 @@
+import dataclasses
+import json
+
+import pytest
+
+from sslzoo.errors import InputError
+from training import engine, recipe
+from training.methods import METHODS
+
+
+@pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("*.toml")), ids=lambda p: p.stem)
+def test_every_recipe_builds_its_method(path):
+    settings = recipe.load(path.stem)
+    assert settings.name == path.stem
+    assert isinstance(engine.build(settings), METHODS[settings.method])
+
+
+def test_plain_values_round_trip(tiny):
+    settings = tiny()
+    assert recipe.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_overrides_take_tomls_syntax():
+    name = next(recipe.RECIPES.glob("*.toml")).stem
+    changed = recipe.load(
+        name, ["epochs=3", "precision=fp32", "method_options.temperature=0.5", "views.0.scale=[0.1, 0.9]"]
+    )
+    assert (changed.epochs, changed.precision, changed.method_options["temperature"]) == (3, "fp32", 0.5)
+    assert changed.views[0].scale == (0.1, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epoch=3", "did you mean 'epochs'"),
+        ("views.0.jiter_p=1", "did you mean 'jitter_p'"),
+        ("epochs", "--set key=value"),
+        ("precision=fp8", "auto, bf16 or fp32"),
+        ("batch_size=1", "at least 2"),
+        ("progressive=[[0.5, 1.0]]", "must begin at share 0.0"),
+    ],
+)
+def test_wrong_overrides(override, message):
+    with pytest.raises(InputError, match=message):
+        recipe.load(next(recipe.RECIPES.glob("*.toml")).stem, [override])
+
+
+def test_an_unknown_recipe_or_method(tiny):
+    with pytest.raises(InputError, match=r"no recipe 'simclr-r18'; did you mean: simclr-r18\."):
+        recipe.load("simclr-r18")
+    with pytest.raises(InputError, match="unknown method 'mae'; there are: simclr"):
+        engine.build(dataclasses.replace(tiny(), method="mae"))
+
+
+def test_a_missing_key_is_named(tiny):
+    values = tiny().to_dict()
+    del values["epochs"]
+    with pytest.raises(InputError, match="lacks epochs"):
+        recipe.from_dict(values)
+
+
+def test_the_rate_grows_with_the_batch(tiny):
+    assert tiny(batch_size=512, lr_per_256=0.05).learning_rate == pytest.approx(0.1)
