@@ -17,11 +17,11 @@ from tqdm import tqdm
 from sslzoo import embeddings, hub, registry
 from sslzoo.backends import torch_backend
 from sslzoo.backends.torch_backend import TorchBackend
-from sslzoo.errors import ImageError, InputError
+from sslzoo.errors import ImageError
 from sslzoo.images import preprocess
 from sslzoo.images.decode import decode
-from sslzoo.images.discover import Item
 from sslzoo.images.read import read
+from sslzoo.images.sources.memory import as_item
 from sslzoo.spec import EncoderSpec
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor
@@ -105,7 +105,7 @@ class Encoder(nn.Module):
         ImageError on the first that can't be read (`sslzoo.embed` skips and lists them instead).
         """
         run = TorchBackend(self.backbone, self.spec, precision=precision)
-        items = [_item(value, i) for i, value in enumerate(_listed(inputs))]
+        items = [as_item(value, i) for i, value in enumerate(_listed(inputs))]
         vectors = np.empty((len(items), self.dim), np.float32)
         batch: list[NDArray[np.uint8]] = []
         quiet = len(items) < 10 * batch_size if show_progress_bar is None else not show_progress_bar
@@ -124,19 +124,3 @@ def _listed(inputs: ImageInput | Iterable[ImageInput]) -> list[Any]:
     if isinstance(inputs, str | Path | bytes | Image.Image) or getattr(inputs, "ndim", 0) == 3:
         return [inputs]
     return list(inputs)
-
-
-def _item(value: Any, position: int) -> Item:
-    if isinstance(value, str | Path):
-        return Item(str(value), Path(value).read_bytes)
-    name = f"input {position}"
-    if isinstance(value, Tensor):
-        value = value.cpu().numpy()
-    if isinstance(value, np.ndarray):
-        if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
-            raise InputError(f"{name} has shape {value.shape} and type {value.dtype}; give uint8 [height, width, 3]")
-        value = Image.fromarray(value)
-    if isinstance(value, Image.Image | bytes):
-        return Item(name, lambda: value)
-    kinds = "a path, bytes, a PIL image, or a uint8 array [height, width, 3]"
-    raise InputError(f"{name} is a {type(value).__name__}; give {kinds}")

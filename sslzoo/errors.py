@@ -6,6 +6,7 @@ SslzooError                 anything below; the command line prints it as one li
 │   └── OutputExists        an output that is already there
 ├── UnknownModel            no encoder of that name (carries .suggestions)
 ├── WeightsError            a weight file that is damaged or doesn't fit its encoder
+├── Interrupted             asked to stop before the end; what is finished is kept
 ├── SpaceMismatch           vectors of two different encoders were about to be compared
 └── MissingExtra            an optional package is not installed
 """
@@ -43,6 +44,10 @@ class UnknownModel(SslzooError):
 
 class WeightsError(SslzooError):
     """A weight file that is damaged, was exchanged, or doesn't fit its encoder."""
+
+
+class Interrupted(SslzooError):
+    """The run was asked to stop before its end; what is finished is kept, and --resume goes on."""
 
 
 class SpaceMismatch(SslzooError):

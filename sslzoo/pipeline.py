@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import platform
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 from sslzoo import registry
 from sslzoo.backends import Backend, open_backend
-from sslzoo.embeddings import Collector, Embeddings, Part, Writer, prepare_output
-from sslzoo.errors import ImageError, InputError
-from sslzoo.images import discover
-from sslzoo.images.discover import Item, Source, Summary
+from sslzoo.embeddings import FORMAT, Embeddings
+from sslzoo.errors import ImageError, InputError, Interrupted
+from sslzoo.images.discover import Item, Reader, Source, Summary, open_source
 from sslzoo.images.read import read
+from sslzoo.images.sources.location import is_url
+from sslzoo.writer import Collector, Facts, Part, Writer, prepare_output
 
-PART_SIZE = 4096  # inputs; a part of 512 numbers each is 8 MB, and at most so much work is lost to a kill
+PART_SIZE = 1024  # inputs; at most so much work is lost to a kill, or waited for after Ctrl-C
 
 
 def embed(
@@ -39,67 +40,69 @@ def embed(
     overwrite: bool = False,
     progress: bool = False,
     part_size: int = PART_SIZE,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Embeddings:
     """Embeds every image of `source` and returns the vectors; those that can't be read are left out and listed.
 
-    `source` is a folder, an image, a Parquet file or a folder of Parquet files; `model` a name, a spec or an Encoder (by
-    default the encoder inside the package). With `out`, an embeddings folder is written there part by part, in bounded
-    memory, and `resume` goes on with an interrupted one, keeping its precision and batch size; without it everything
-    stays in memory. `workers` 0 takes one decode thread per processor; `progress` shows a bar on stderr.
+    `source` is what `sslzoo.images.discover.open_source` takes: a folder, a file, a pattern, a tar, zip or Parquet file, a
+    URL, a list of images, a `datasets.Dataset`. `model` is a name, a spec or an Encoder (by default the encoder inside the
+    package). With `out`, an embeddings folder is written there part by part, in bounded memory, and `resume` goes on with
+    an interrupted one, keeping its precision and batch size; without it everything stays in memory. `workers` 0 takes one
+    decode thread per processor; `progress` shows a bar on stderr; `stop` is asked between parts.
 
     Row i never shifts: ids are the images' own paths. Raises InputError when the source is missing, empty or without one
-    readable image (nothing is written then), and OutputExists when `out` is there already.
+    readable image (nothing is written then), OutputExists when `out` is there already, and Interrupted after `stop`.
     """
-    summary = Summary()
-    items = _at_least_one(discover.discover(source, summary), source, summary)
+    summary, reader = Summary(), open_source(source)
+    items = _at_least_one(reader.items(summary), source, summary)
     folder = Path(out) if out is not None else None
     earlier = prepare_output(folder, resume=resume, overwrite=overwrite) if folder is not None else None
     if earlier is not None:
         precision, part_size, batch_size = earlier["precision"], earlier["part_size"], earlier["batch_size"]
     backend = open_backend(model or registry.PACKAGE_ENCODER, device=device, precision=precision)
-    manifest = _manifest(source, backend, part_size, batch_size)
+    manifest = _manifest(source, reader, backend, part_size, batch_size)
     if folder is not None and earlier is not None:
         _require_same(earlier, manifest, folder)
         if earlier["complete"]:
             return Embeddings.open(folder)
 
     sink = Writer(folder, manifest, started=earlier is not None) if folder is not None else Collector(manifest)
-    with _Bar(source, shown=progress) as bar:
-        for number, chunk in enumerate(_chunks(items, part_size)):
-            if sink.has(number, [item.id for item in chunk]):
-                bar.update(len(chunk))
-            else:
-                sink.add(number, _embed_part(chunk, backend, batch_size, workers, bar))
+    with _Bar(reader, shown=progress) as bar:
+        for number, first in enumerate(items):
+            inputs = itertools.chain([first], itertools.islice(items, part_size - 1))
+            if sink.has(number):
+                ids = [item.id for item in inputs]
+                sink.check(number, ids)
+                bar.update(len(ids))
+                continue
+            if stop():
+                raise Interrupted(f"stopped after part {number}; the same command with --resume goes on")
+            sink.add(number, embed_part(inputs, backend, batch_size, workers, bar))
     return sink.finish(summary.left_out)
 
 
-def _embed_part(items: Sequence[Item], backend: Backend, batch_size: int, workers: int, bar: _Bar) -> Part:
+def embed_part(items: Iterator[Item], backend: Backend, batch_size: int, workers: int, bar: _Bar) -> Part:
     """The rows and failures of one part; its batches don't depend on what came before it."""
-    part = Part(inputs=[item.id for item in items])
+    part = Part(backend.spec.dim)
+    rows: list[int] = []
     batch: list[NDArray[np.uint8]] = []
     for item, result in read(items, backend.spec.preprocess, workers=workers, ahead=4 * batch_size):
+        part.inputs.append(item.id)
         if isinstance(result, ImageError):
             part.failures.append((item.id, result.reason))
             bar.update(failed=True)
             continue
         pixels, decoded = result
+        facts = Facts(decoded.width, decoded.height, decoded.flags, item.label, item.columns, item.stamp)
+        rows.append(part.add(item.id, facts))
         batch.append(pixels)
-        part.paths.append(item.id)
-        part.sizes.append((decoded.width, decoded.height))
-        part.flags.append(list(decoded.flags))
-        part.labels.append(item.label)
         if len(batch) == batch_size:
-            part.vectors.append(backend(np.stack(batch)))
-            batch.clear()
+            part.put(rows, backend(np.stack(batch)))
+            rows, batch = [], []
         bar.update()
     if batch:
-        part.vectors.append(backend(np.stack(batch)))
+        part.put(rows, backend(np.stack(batch)))
     return part
-
-
-def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    while chunk := list(itertools.islice(items, size)):
-        yield chunk
 
 
 def _at_least_one(items: Iterator[Item], source: Source, summary: Summary) -> Iterator[Item]:
@@ -110,10 +113,10 @@ def _at_least_one(items: Iterator[Item], source: Source, summary: Summary) -> It
     return itertools.chain([first], items)
 
 
-def _manifest(source: Source, backend: Backend, part_size: int, batch_size: int) -> dict[str, Any]:
+def _manifest(source: Source, reader: Reader, backend: Backend, part_size: int, batch_size: int) -> dict[str, Any]:
     packages = ("sslzoo", "torch", "numpy", "pillow")
     return {
-        "format": 1,
+        "format": FORMAT,
         "model": backend.spec.name,
         "model_source": backend.spec.sources[0] if backend.spec.sources else "",
         "dim": backend.spec.dim,
@@ -121,11 +124,19 @@ def _manifest(source: Source, backend: Backend, part_size: int, batch_size: int)
         "weights": backend.weights,
         "preprocess": backend.spec.preprocess.to_dict(),
         "precision": backend.precision,
-        "source": [str(Path(path).resolve()) for path in (source if isinstance(source, list) else [source])],
+        "source": _describe(source),
+        "columns": dict(reader.columns),
         "part_size": part_size,
         "batch_size": batch_size,
         "software": {"python": platform.python_version()} | {name: version(name) for name in packages},
     }
+
+
+def _describe(source: Source) -> str:
+    """A source as the manifest names it: the absolute path, the URL or pattern, or what kind of object it was."""
+    if isinstance(source, str | Path):
+        return str(source) if is_url(str(source)) or source == "-" else str(Path(source).resolve())
+    return f"a {type(source).__name__} in memory"
 
 
 def _require_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
@@ -140,15 +151,15 @@ def _require_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) ->
 class _Bar:
     """Progress on stderr: images a second, failures so far, and the time left once a second walk has counted the images."""
 
-    def __init__(self, source: Source, *, shown: bool) -> None:
+    def __init__(self, reader: Reader, *, shown: bool) -> None:
         self.bar = tqdm(unit="img", disable=not shown, dynamic_ncols=True)
         self.failed = 0
         if shown:
-            threading.Thread(target=self._count, args=(source,), daemon=True).start()
+            threading.Thread(target=self._count, args=(reader,), daemon=True).start()
 
-    def _count(self, source: Source) -> None:
+    def _count(self, reader: Reader) -> None:
         try:
-            self.bar.total = discover.count(source)
+            self.bar.total = reader.count()
         except Exception:
             self.bar.total = None  # the count only feeds the time left; the run itself reports what is wrong
 

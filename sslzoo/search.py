@@ -36,9 +36,9 @@ def _row(embeddings: Embeddings, query: str) -> int | None:
     if not path.is_file():
         example = embeddings.ids[0]
         raise InputError(f"{query} is neither a file nor an id of the collection; ids look like {example}")
-    for source in embeddings.manifest.get("source", ()):
-        if path.resolve().is_relative_to(source):
-            return embeddings.rows.get(path.resolve().relative_to(source).as_posix())
+    source = Path(embeddings.manifest.get("source", ""))
+    if source.is_absolute() and path.resolve().is_relative_to(source):
+        return embeddings.rows.get(path.resolve().relative_to(source).as_posix())
     return None
 
 

@@ -116,7 +116,7 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(run, photos, monkeypatch):
     def interrupted(*a):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sslzoo.pipeline, "_embed_part", interrupted)
+    monkeypatch.setattr(sslzoo.pipeline, "embed_part", interrupted)
     code, _, err = run("embed", photos, "-m", "random-r18")
     assert code == 130
     assert "--resume" in err

@@ -10,7 +10,7 @@ ORDER = [
     ["errors"],
     ["spec"],
     ["images", "hub", "backbones", "embeddings"],
-    ["registry"],  # opens model folders through hub
+    ["registry", "writer"],  # registry opens model folders through hub
     ["backends"],
     ["encoder", "pipeline"],
     ["index", "evaluate"],

@@ -48,7 +48,7 @@ def test_vectors_are_those_of_encode_under_the_right_names(mixed, encoder, tmp_p
     assert result.manifest["failed"] == 3
     assert result.manifest["left_out"] == {"not an image's extension": 1}
     table = pq.read_table(tmp_path / "e" / "part-00000.parquet")
-    assert table.column_names == ["path", "embedding", "width", "height", "flags", "label"]
+    assert table.column_names == ["path", "embedding", "width", "height", "flags", "label", "bytes", "mtime_ns"]
     assert table["width"].to_pylist() == [120] * table.num_rows
 
 
@@ -64,7 +64,7 @@ def test_in_memory_equals_on_disk(mixed, encoder, tmp_path):
 def test_a_resumed_run_equals_an_unbroken_one(mixed, encoder, tmp_path, monkeypatch, parts):
     whole = sslzoo.embed(mixed, encoder, tmp_path / "whole", batch_size=3, part_size=4)
 
-    embed_part = pipeline._embed_part
+    embed_part = pipeline.embed_part
     done = iter(range(parts))
 
     def dies(*arguments):
@@ -72,12 +72,12 @@ def test_a_resumed_run_equals_an_unbroken_one(mixed, encoder, tmp_path, monkeypa
             raise KeyboardInterrupt
         return embed_part(*arguments)
 
-    monkeypatch.setattr(pipeline, "_embed_part", dies)
+    monkeypatch.setattr(pipeline, "embed_part", dies)
     with pytest.raises(KeyboardInterrupt):
         sslzoo.embed(mixed, encoder, tmp_path / "broken", batch_size=3, part_size=4)
     with pytest.raises(InputError, match="--resume"):
         sslzoo.open_embeddings(tmp_path / "broken")
-    monkeypatch.setattr(pipeline, "_embed_part", embed_part)
+    monkeypatch.setattr(pipeline, "embed_part", embed_part)
     # other sizes are asked for now; the manifest's own are kept, so that the batches are the same
     resumed = sslzoo.embed(mixed, encoder, tmp_path / "broken", batch_size=8, part_size=9, resume=True)
     np.testing.assert_array_equal(resumed.vectors, whole.vectors)
@@ -96,16 +96,16 @@ def test_resume_on_nothing_starts_and_on_a_finished_run_does_nothing(photos, enc
 
 
 def test_resuming_with_another_model_source_or_changed_folder_is_refused(mixed, encoder, tmp_path, monkeypatch):
-    embed_part = pipeline._embed_part
+    embed_part = pipeline.embed_part
     once = iter([1])
     monkeypatch.setattr(
         pipeline,
-        "_embed_part",
+        "embed_part",
         lambda *a: embed_part(*a) if next(once, None) else (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):
         sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=4)
-    monkeypatch.setattr(pipeline, "_embed_part", embed_part)
+    monkeypatch.setattr(pipeline, "embed_part", embed_part)
     with pytest.raises(InputError, match=r"another model \(random-r18, now random-r34\)"):
         sslzoo.embed(mixed, "random-r34", tmp_path / "e", resume=True, device="cpu")
     with pytest.raises(InputError, match="another source"):

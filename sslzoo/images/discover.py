@@ -1,121 +1,65 @@
-"""Finds the images of a folder (recursively, in a fixed order) or of Parquet files, one after the other."""
+"""Tells what kind of input a source is and gives its images as a stream: folder, file, glob, list, tar, zip, Parquet, URL."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import glob
+import itertools
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
-from PIL import Image
+from sslzoo.errors import InputError
+from sslzoo.images.sources.archive import TAR, TarReader, ZipReader
+from sslzoo.images.sources.folder import FileReader, FolderReader, RemoteFolderReader
+from sslzoo.images.sources.item import Item, Reader, Summary
+from sslzoo.images.sources.location import file_system, is_url
+from sslzoo.images.sources.memory import MemoryReader
+from sslzoo.images.sources.table import DatasetReader, ParquetReader
 
-from sslzoo.errors import ImageError, InputError
+__all__ = ["Item", "Reader", "Source", "Summary", "discover", "open_source", "split"]
 
-EXTENSIONS = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".apng",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".ico",
-        ".cur",
-        ".icns",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".pfm",
-        ".tga",
-        ".psd",
-        ".qoi",
-        ".dds",
-        ".pcx",
-        ".sgi",
-        ".jp2",
-        ".j2k",
-        ".jpx",
-        ".jpf",
-        ".avif",
-        ".avifs",
-        ".heic",
-        ".heif",
-        ".svg",
-        ".eps",
-        ".wmf",
-        ".emf",
-    ]
-)
+LISTS = (".txt", ".lst", ".list")
+
+Source = Any  # a path or URL, a list of inputs, or a datasets.Dataset
 
 
-Opened = bytes | BinaryIO | Image.Image
+def open_source(source: Source) -> Reader:
+    """The reader of a source; raises InputError at once when there is nothing of that name.
 
-
-@dataclass(frozen=True)
-class Item:
-    """One input: an id (its path relative to the input, with "/"), how to open it, and a label where one is known."""
-
-    id: str
-    open: Callable[[], Opened]
-    label: str | int | None = None
-
-
-@dataclass
-class Summary:
-    """What discovery left out, counted by reason; filled while the items stream."""
-
-    left_out: dict[str, int] = field(default_factory=dict)
-
-    def count(self, reason: str) -> None:
-        self.left_out[reason] = self.left_out.get(reason, 0) + 1
-
-
-Source = str | Path | list[Path]
+    - a folder: every image below it (or, where it holds Parquet files at its top, those);
+    - a file: an image, a tar, a zip, a Parquet file, or a .txt with one path a line ("-": such a list on stdin);
+    - a pattern: `photos/**/*.jpg`, or `shards/{000..099}.tar`;
+    - a URL that fsspec opens (s3://, https://, memory:// …), of a folder or of any of these files;
+    - in Python also a list of paths, bytes, PIL images, uint8 arrays and tensors, and a `datasets.Dataset`.
+    """
+    if isinstance(source, Sequence) and not isinstance(source, str | bytes):
+        return _of_list(list(source))
+    if hasattr(source, "features") and hasattr(source, "cast_column"):
+        return DatasetReader(source)
+    if not isinstance(source, str | Path):
+        return MemoryReader([source])
+    if source == "-":
+        return _of_list([line.rstrip("\n") for line in sys.stdin if line.strip()])
+    if isinstance(source, str) and is_url(source):
+        return _of_url(source)
+    path = Path(source)
+    if path.is_dir():
+        shards = sorted(path.glob("*.parquet"))
+        return _Chain([ParquetReader(shard) for shard in shards]) if shards else FolderReader(path)
+    if path.exists():
+        return _of_file(path)
+    if matches := sorted(match for pattern in expand(str(source)) for match in glob.glob(pattern, recursive=True)):
+        return _of_list([match for match in matches if not Path(match).is_dir()] or [Path(match) for match in matches])
+    raise InputError(
+        f"{source} does not exist; name a folder of images, an image, a tar, zip or Parquet file, or a pattern"
+    )
 
 
 def discover(source: Source, summary: Summary | None = None) -> Iterator[Item]:
-    """The images of `source` as a stream: a folder of images, one image, a Parquet file, or a folder or a list of Parquet files.
-
-    In a folder every regular file that is not hidden and has a still image's extension counts, entries sorted folder by
-    folder; the first folder below `source` is the label. A linked file or folder is followed once. Parquet needs an
-    `image` column in the Hugging Face layout (bytes and path); a `label` column is passed on.
-    Raises InputError at once when `source` is missing.
-    """
-    if not isinstance(source, list) and not Path(source).exists():
-        raise InputError(f"{source} does not exist; name a folder of images, an image or a Parquet file")
-    if shards := _shards(source):
-        return _parquet(shards)
-    assert not isinstance(source, list)
-    path = Path(source)
-    if path.is_dir():
-        return _folder(path, summary if summary is not None else Summary())
-    return iter([Item(path.name, path.read_bytes)])
-
-
-def count(source: Source) -> int:
-    """How many items `discover` will give, without opening an image."""
-    if shards := _shards(source):
-        import pyarrow.parquet as pq
-
-        return sum(pq.read_metadata(shard).num_rows for shard in shards)
-    return sum(1 for _ in discover(source))
-
-
-def _shards(source: Source) -> list[Path]:
-    if isinstance(source, list):
-        return source
-    path = Path(source)
-    return sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.suffix == ".parquet" else []
+    """The images of a source as a stream, in a fixed order; `summary` counts what is left out."""
+    return open_source(source).items(summary if summary is not None else Summary())
 
 
 def split(source: str | Path, *names: str) -> list[Path]:
@@ -126,95 +70,72 @@ def split(source: str | Path, *names: str) -> list[Path]:
     return []
 
 
-def _folder(root: Path, summary: Summary) -> Iterator[Item]:
-    seen: set[tuple[int, int]] = set()
-    for path in _walk(root, seen, summary):
-        relative = path.relative_to(root)
-        label = relative.parts[0] if len(relative.parts) > 1 else None
-        yield Item(relative.as_posix(), path.read_bytes, label)
+def expand(pattern: str) -> list[str]:
+    """Every name that a pattern with {000..099} or {a,b} stands for, as WebDataset writes shards."""
+    if not (match := re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)):
+        return [pattern]
+    first, last, words = match.groups()
+    values = words.split(",") if words else [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
+    return [name for value in values for name in expand(pattern[: match.start()] + value + pattern[match.end() :])]
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]], summary: Summary) -> Iterator[Path]:
+def _of_file(location: str | Path, *, prefix: str = "") -> Reader:
+    name = str(location).lower()
+    if name.endswith(TAR):
+        return TarReader(location, prefix)
+    if name.endswith(".zip"):
+        return ZipReader(location, prefix)
+    if name.endswith(".parquet"):
+        return ParquetReader(location)
+    if name.endswith(LISTS) and isinstance(location, Path):
+        return _of_list([line for line in location.read_text(encoding="utf-8").splitlines() if line.strip()])
+    return FileReader([str(location)]) if isinstance(location, str) else _NamedFile(location)
+
+
+def _of_url(url: str) -> Reader:
+    names = expand(url)
+    if len(names) > 1:
+        return _of_list(names)
+    fs, path = file_system(url)
     try:
-        stat = os.stat(folder)
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        summary.count("unreadable folder")
-        return
-    if (stat.st_dev, stat.st_ino) in seen:
-        summary.count("link to a folder that was seen")
-        return
-    seen.add((stat.st_dev, stat.st_ino))
-    for entry in entries:
-        if entry.name.startswith("."):
-            summary.count("hidden")
-        elif entry.is_dir():
-            yield from _walk(Path(entry.path), seen, summary)
-        elif os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
-            summary.count("not an image's extension")
-        elif not entry.is_file() and not entry.is_symlink():
-            summary.count("not a regular file")
-        elif entry.is_symlink() and _seen_file(entry, seen):
-            summary.count("link to a file that was seen")
-        else:
-            yield Path(entry.path)
+        is_folder = not re.search(r"\.\w{2,8}$", path) and fs.isdir(path)
+    except (OSError, FileNotFoundError) as error:
+        raise InputError(f"{url} can't be opened: {error}") from None
+    return RemoteFolderReader(url) if is_folder else _of_file(url)
 
 
-def _seen_file(entry: os.DirEntry[str], seen: set[tuple[int, int]]) -> bool:
-    """Whether a link leads to a file that another link has led to; a broken link counts as new and fails when opened."""
-    try:
-        stat = entry.stat()
-    except OSError:
-        return False
-    key = (stat.st_dev, stat.st_ino)
-    if key in seen:
-        return True
-    seen.add(key)
-    return False
+def _of_list(values: list[Any]) -> Reader:
+    """A list is of images, or of archives and tables, whose members then carry the file's name before theirs."""
+    if not values:
+        raise InputError("the list of inputs is empty")
+    containers = (*TAR, ".zip", ".parquet")
+    if all(isinstance(value, str | Path) and str(value).lower().endswith(containers) for value in values):
+        locations = [value if isinstance(value, Path) or is_url(value) else Path(value) for value in values]
+        return _Chain([_of_file(place, prefix=f"{str(place).rsplit('/', 1)[-1]}/") for place in locations])
+    return MemoryReader(values)
 
 
-def _parquet(files: list[Path]) -> Iterator[Item]:
-    import pyarrow.parquet as pq
+class _NamedFile(FileReader):
+    """One local image file; its id is its name."""
 
-    for file in files:
-        try:
-            shard = pq.ParquetFile(file)
-        except Exception as error:
-            raise InputError(f"{file} is not a Parquet file that can be read ({error})") from None
-        if "image" not in shard.schema_arrow.names:
-            columns = ", ".join(shard.schema_arrow.names)
-            raise InputError(
-                f"{file} has no column 'image' (it has {columns}); the Hugging Face image layout is needed"
-            )
-        wanted = [name for name in ("image", "label") if name in shard.schema_arrow.names]
-        names = _class_names(shard.schema_arrow.metadata or {})
-        row = 0
-        for batch in shard.iter_batches(256, columns=wanted):
-            images = batch["image"]
-            labels = batch["label"].to_pylist() if "label" in wanted else [None] * len(images)
-            for value, label in zip(images, labels, strict=True):
-                cell = value.as_py()
-                if isinstance(label, int) and 0 <= label < len(names):
-                    label = names[label]
-                yield Item(f"{file.name}/{row}", _opener(cell), label)
-                row += 1
+    def __init__(self, path: Path) -> None:
+        super().__init__([str(path)])
+        self.name = path.name
+
+    def items(self, summary: Summary) -> Iterator[Item]:
+        return (Item(self.name, item.open) for item in super().items(summary))
 
 
-def _opener(cell: dict[str, object] | bytes | None) -> Callable[[], Opened]:
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
+class _Chain:
+    """Several readers one after the other."""
 
-    def open_cell() -> Opened:
-        if not isinstance(data, bytes):
-            raise ImageError("the row holds no image bytes")
-        return data
+    def __init__(self, readers: list[Reader]) -> None:
+        self.readers = readers
+        self.columns: Mapping[str, str] = {name: kind for reader in readers for name, kind in reader.columns.items()}
 
-    return open_cell
+    def count(self) -> int | None:
+        counts = [reader.count() for reader in self.readers]
+        return None if None in counts else sum(count or 0 for count in counts)
 
-
-def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
-    """Class names from the Hugging Face schema metadata, or none."""
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return list(features["label"]["names"])
-    except (KeyError, TypeError, ValueError):
-        return []
+    def items(self, summary: Summary) -> Iterator[Item]:
+        return itertools.chain.from_iterable(reader.items(summary) for reader in self.readers)

@@ -92,9 +92,9 @@ def test_parquet_in_the_hugging_face_layout(tmp_path):
     assert items[0].id == "train-00000-of-00002.parquet/0"
     assert items[3].id == "train-00001-of-00002.parquet/0"
     assert items[1].open() == png("blue")
-    with pytest.raises(ImageError, match="no image bytes"):
+    with pytest.raises(ImageError, match="holds no image"):
         items[2].open()
-    assert discover.count(tmp_path) == 4
+    assert discover.open_source(tmp_path).count() == 4
     assert [p.name for p in discover.split(tmp_path, "train")] == [
         "train-00000-of-00002.parquet",
         "train-00001-of-00002.parquet",
@@ -104,7 +104,7 @@ def test_parquet_in_the_hugging_face_layout(tmp_path):
 
 def test_parquet_without_images_names_its_columns(tmp_path):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=r"no column 'image' \(it has text\)"):
+    with pytest.raises(InputError, match=r"no column of images \(it has text\)"):
         list(discover.discover(tmp_path / "x.parquet"))
     (tmp_path / "x.parquet").write_bytes(b"garbage")
     with pytest.raises(InputError, match="not a Parquet file"):
@@ -113,4 +113,4 @@ def test_parquet_without_images_names_its_columns(tmp_path):
 
 def test_counting_equals_discovering(tmp_path):
     touch(tmp_path, "a.jpg", "b/c.png", "d.txt")
-    assert discover.count(tmp_path) == len(ids(tmp_path)) == 2
+    assert discover.open_source(tmp_path).count() == len(ids(tmp_path)) == 2

@@ -1,0 +1,124 @@
+"""Images inside tar files (WebDataset shards among them) and zip files, without unpacking them."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from sslzoo.errors import InputError
+from sslzoo.images.sources.item import Item, Summary, is_hidden, is_image_name
+from sslzoo.images.sources.location import opener
+
+TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+class TarReader:
+    """The images of a tar file in its order. In a WebDataset shard, `KEY.cls` beside `KEY.jpg` is the label.
+
+    Members of an uncompressed local file are read by their position, so that a resumed run skips what it has without
+    reading it; a compressed or remote one is read from front to back.
+    """
+
+    columns: Mapping[str, str] = {}
+
+    def __init__(self, location: str | Path, prefix: str = "") -> None:
+        self.location, self.prefix, self.open = location, prefix, opener(location)
+
+    def count(self) -> int | None:
+        """Not known before the file is read."""
+        return None
+
+    def items(self, summary: Summary) -> Iterator[Item]:
+        """The images in the file's order."""
+        direct = isinstance(self.location, Path) and self.location.suffix == ".tar"
+        group: list[Item] = []
+        key, label = "", None
+        try:
+            with self.open() as file, tarfile.open(fileobj=file, mode="r:" if direct else "r|*") as tar:
+                for member in tar:
+                    if not member.isfile():
+                        continue
+                    folder, _, name = member.name.rpartition("/")
+                    if (present := f"{folder}/{name.partition('.')[0]}") != key:
+                        yield from _labelled(group, label)
+                        group, key, label = [], present, None
+                    if member.name.endswith(".cls"):
+                        label = (tar.extractfile(member) or _EMPTY).read().decode("utf-8", "replace").strip()
+                    elif is_hidden(member.name):
+                        summary.count("hidden")
+                    elif not is_image_name(name):
+                        summary.count("not an image's extension")
+                    else:
+                        group.append(Item(self.prefix + member.name, self._opening(tar, member, direct=direct)))
+                yield from _labelled(group, label)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise InputError(f"{self.location} can't be read as a tar file ({error}); is it whole?") from None
+
+    def _opening(self, tar: tarfile.TarFile, member: tarfile.TarInfo, *, direct: bool) -> Callable[[], bytes]:
+        if direct:
+            return lambda: _read_at(self.open, member.offset_data, member.size)
+        data = (tar.extractfile(member) or _EMPTY).read()
+        return lambda: data
+
+
+class _Empty:
+    def read(self) -> bytes:
+        return b""
+
+
+_EMPTY = _Empty()
+
+
+def _read_at(open_: Callable[[], BinaryIO], offset: int, size: int) -> bytes:
+    with open_() as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def _labelled(group: list[Item], label: str | None) -> Iterator[Item]:
+    for item in group:
+        yield item if label is None else Item(item.id, item.open, label)
+
+
+class ZipReader:
+    """The images of a zip file in its order; the first folder is the label."""
+
+    columns: Mapping[str, str] = {}
+
+    def __init__(self, location: str | Path, prefix: str = "") -> None:
+        self.location, self.prefix = location, prefix
+
+    def _names(self, archive: zipfile.ZipFile, summary: Summary) -> Iterator[str]:
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+            if is_hidden(info.filename):
+                summary.count("hidden")
+            elif not is_image_name(info.filename):
+                summary.count("not an image's extension")
+            else:
+                yield info.filename
+
+    def count(self) -> int | None:
+        """From the zip's table of contents."""
+        return sum(1 for _ in self._names(self._archive(), Summary()))
+
+    def items(self, summary: Summary) -> Iterator[Item]:
+        """The images in the order of the table of contents."""
+        archive = self._archive()  # stays open until the last item is read, so it is closed by its last user
+        for name in self._names(archive, summary):
+            label = name.split("/")[0] if "/" in name else None
+            yield Item(self.prefix + name, _member(archive, name), label)
+
+    def _archive(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.location if isinstance(self.location, Path) else opener(self.location)())
+        except (zipfile.BadZipFile, OSError) as error:
+            raise InputError(f"{self.location} can't be read as a zip file ({error}); is it whole?") from None
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> Callable[[], bytes]:
+    return lambda: archive.read(name)  # zipfile takes turns by itself when threads read at once

@@ -1,0 +1,156 @@
+"""Images in tables: Parquet with image bytes or paths (the Hugging Face layout), and `datasets.Dataset` objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sslzoo.errors import ImageError, InputError
+from sslzoo.images.sources.item import Item, Opened, Summary
+from sslzoo.images.sources.location import contents, is_url, opener
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+IMAGE_NAMES = ("image", "img", "jpg", "png", "webp", "picture", "photo")
+PLAIN = ("string", "bool", "int32", "int64", "float32", "float64")
+PATH_NAMES = ("path", "file", "filepath", "file_name", "image_path", "filename")
+
+
+class ParquetReader:
+    """The rows of one Parquet file. The image column is a struct of bytes and path, plain bytes, or paths of files.
+
+    A `label` column of class numbers becomes class names where the file knows them. Other columns of plain values are
+    passed on. Ids are FILE/ROW, or the paths themselves.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        import pyarrow.parquet as pq
+
+        self.location = location
+        self.name = str(location).rsplit("/", 1)[-1]
+        try:
+            self.file = pq.ParquetFile(opener(location)() if is_url(str(location)) else location)
+        except Exception as error:  # Arrow raises several kinds, and some of its own for remote files
+            raise InputError(f"{location} is not a Parquet file that can be read ({error})") from None
+        schema = self.file.schema_arrow
+        self.image, self.by_path = _image_column(schema, str(location))
+        self.class_names = _class_names(schema.metadata or {})
+        self.columns: Mapping[str, str] = _plain_columns(schema, {self.image, "label"})
+        self.wanted = [name for name in schema.names if name in (self.image, "label") or name in self.columns]
+
+    def count(self) -> int | None:
+        """From the file's metadata."""
+        return int(self.file.metadata.num_rows)
+
+    def items(self, summary: Summary) -> Iterator[Item]:
+        """One item a row, in order; the pixels of at most 64 rows are held at a time."""
+        row = 0
+        for batch in self.file.iter_batches(64, columns=self.wanted):
+            for values in batch.to_pylist():
+                cell = values.pop(self.image)
+                label = values.pop("label", None)
+                if isinstance(label, int) and 0 <= label < len(self.class_names):
+                    label = self.class_names[label]
+                id_ = cell if self.by_path and isinstance(cell, str) else f"{self.name}/{row}"
+                yield Item(id_, _opening(cell, self.location), label, values)
+                row += 1
+
+
+class DatasetReader:
+    """The rows of a `datasets.Dataset` (or anything like it: columns, `features`, iteration), in order."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        features = dataset.features or {}
+        images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+        if not images:
+            raise InputError(
+                f"the dataset has no Image column (it has {', '.join(features)}); cast one to datasets.Image()"
+            )
+        import datasets  # whoever has a Dataset has the package
+
+        self.image = images[0]
+        self.class_names = getattr(features.get("label"), "names", None) or []
+        self.dataset = dataset.cast_column(self.image, datasets.Image(decode=False))
+        others = {name: feature for name, feature in features.items() if name not in (self.image, "label")}
+        kinds = {name: str(getattr(feature, "dtype", "")) for name, feature in others.items()}
+        self.columns: Mapping[str, str] = {name: kind for name, kind in kinds.items() if kind in PLAIN}
+
+    def count(self) -> int | None:
+        """The dataset's length, where it has one."""
+        return len(self.dataset) if hasattr(self.dataset, "__len__") else None
+
+    def items(self, summary: Summary) -> Iterator[Item]:
+        """One item a row, in order."""
+        for row, values in enumerate(self.dataset):
+            label = values.get("label")
+            if isinstance(label, int) and 0 <= label < len(self.class_names):
+                label = self.class_names[label]
+            yield Item(
+                str(row), _opening(values[self.image], Path()), label, {name: values[name] for name in self.columns}
+            )
+
+
+def _image_column(schema: pa.Schema, location: str) -> tuple[str, bool]:
+    import pyarrow as pa
+
+    def holds_bytes(kind: pa.DataType) -> bool:
+        if pa.types.is_struct(kind):
+            return bool(kind.get_field_index("bytes") >= 0)
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    named = sorted(schema.names, key=lambda name: (name not in IMAGE_NAMES, schema.get_field_index(name)))
+    for name in named:
+        if holds_bytes(schema.field(name).type):
+            return name, False
+    for name in PATH_NAMES + IMAGE_NAMES:
+        if name in schema.names and pa.types.is_string(schema.field(name).type):
+            return name, True
+    has = ", ".join(schema.names)
+    raise InputError(
+        f"{location} has no column of images (it has {has}); a column 'image' in the Hugging Face layout is needed"
+    )
+
+
+def _plain_columns(schema: pa.Schema, without: set[str]) -> dict[str, str]:
+    import pyarrow as pa
+
+    columns = {}
+    for field in schema:
+        if field.name in without:
+            continue
+        try:
+            pa.type_for_alias(str(field.type))
+        except ValueError:
+            continue  # nested columns stay behind
+        columns[field.name] = str(field.type)
+    return columns
+
+
+def _opening(cell: Any, location: str | Path) -> Callable[[], Opened]:
+    data = cell.get("bytes") if isinstance(cell, dict) else cell if isinstance(cell, bytes) else None
+    path = cell.get("path") if isinstance(cell, dict) else cell if isinstance(cell, str) else None
+
+    def open_cell() -> Opened:
+        if data is not None:
+            return data
+        if not path:
+            raise ImageError("the row holds no image")
+        if is_url(path) or Path(path).is_absolute():
+            return contents(path)()
+        base = str(location).rsplit("/", 1)[0] if is_url(str(location)) else Path(location).parent
+        return contents(f"{base}/{path}")()
+
+    return open_cell
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
+    """Class names from the Hugging Face schema metadata, or none."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return list(features["label"]["names"])
+    except (KeyError, TypeError, ValueError):
+        return []

@@ -1,0 +1,261 @@
+"""Writing an embeddings folder: parts that appear whole or not at all, and a manifest that says what made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslzoo.embeddings import (
+    FAILURES,
+    INDEX,
+    MANIFEST,
+    Embeddings,
+    is_embeddings,
+    part_facts,
+    part_files,
+    part_name,
+    read_manifest,
+)
+from sslzoo.errors import InputError, OutputExists
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Part:
+    """The rows and failures of a fixed run of inputs, in their order; vectors arrive batch by batch, in any order."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self.inputs: list[str] = []
+        self.paths: list[str] = []
+        self.facts: list[Facts] = []
+        self.failures: list[tuple[str, str]] = []
+        self._vectors: list[tuple[list[int], NDArray[np.float32]]] = []
+
+    def add(self, path: str, facts: Facts) -> int:
+        """A new row, whose vector is to follow."""
+        self.paths.append(path)
+        self.facts.append(facts)
+        return len(self.paths) - 1
+
+    def put(self, rows: list[int], vectors: NDArray[np.float32]) -> None:
+        """The vectors of these rows."""
+        self._vectors.append((rows, vectors))
+
+    def matrix(self) -> NDArray[np.float32]:
+        """All vectors of the part, float32 `[rows, dim]`."""
+        matrix = np.empty((len(self.paths), self.dim), np.float32)
+        for rows, vectors in self._vectors:
+            matrix[rows] = vectors
+        return matrix
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a row beside its vector: size in px, flags, label, further columns, and (bytes, mtime in ns)."""
+
+    width: int
+    height: int
+    flags: tuple[str, ...] = ()
+    label: str | int | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    stamp: tuple[int, int] | None = None
+
+
+def fingerprint(inputs: Sequence[str]) -> str:
+    """A hash of input ids in their order."""
+    return hashlib.sha256("\0".join(inputs).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Collector:
+    """Keeps parts in memory."""
+
+    def __init__(self, manifest: dict[str, Any]) -> None:
+        self.manifest = manifest
+        self.parts: list[Part] = []
+
+    def has(self, number: int) -> bool:
+        """Nothing is there before the run."""
+        return False
+
+    def check(self, number: int, inputs: Sequence[str]) -> None:
+        """Never asked, since nothing is there."""
+
+    def add(self, number: int, part: Part) -> None:
+        """Takes the next part."""
+        self.parts.append(part)
+
+    def finish(self, left_out: dict[str, int]) -> Embeddings:
+        """Everything as one; raises InputError when no image could be read."""
+        failures = [failure for part in self.parts for failure in part.failures]
+        ids = [path for part in self.parts for path in part.paths]
+        if not ids:
+            raise _nothing_readable(failures)
+        labels = [facts.label for part in self.parts for facts in part.facts]
+        vectors = np.concatenate([part.matrix() for part in self.parts])
+        manifest = self.manifest | {
+            "rows": len(ids),
+            "failed": len(failures),
+            "left_out": left_out,
+            "failures": failures,
+        }
+        known = any(label is not None for label in labels)
+        space, model = self.manifest["space"], self.manifest["model"]
+        return Embeddings(vectors, ids, space=space, model=model, labels=labels if known else None, manifest=manifest)
+
+
+class Writer:
+    """Writes an embeddings folder part by part; every file appears whole, under its final name, or not at all.
+
+    The folder itself appears with the first image that could be read, so that a run without one leaves nothing behind.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], *, started: bool) -> None:
+        self.folder, self.manifest, self.started = folder, manifest, started
+        self.waiting: list[tuple[int, Part]] = []  # parts without a row, until there is one
+
+    def has(self, number: int) -> bool:
+        """Whether that part is there from an earlier run."""
+        return (self.folder / part_name(number)).exists()
+
+    def check(self, number: int, inputs: Sequence[str]) -> None:
+        """Raises InputError when the part that is there was made of other inputs."""
+        import pyarrow.parquet as pq
+
+        path = self.folder / part_name(number)
+        if part_facts(pq.read_schema(path))["inputs"] != fingerprint(inputs):
+            raise InputError(f"the images have changed since {path} was made; embed again with --overwrite")
+
+    def add(self, number: int, part: Part) -> None:
+        """Writes one part."""
+        self.waiting.append((number, part))
+        if not self.started:
+            if not part.paths:
+                return
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write_manifest(complete=False)
+            self.started = True
+        for waiting in self.waiting:
+            self._write_part(*waiting)
+        self.waiting = []
+
+    def _write_part(self, number: int, part: Part) -> None:
+        import pyarrow as pa
+
+        facts = part.facts
+        values = pa.array(part.matrix().ravel(), pa.float32())
+        columns: dict[str, pa.Array] = {
+            "path": pa.array([storable(path) for path in part.paths], pa.string()),
+            "embedding": pa.FixedSizeListArray.from_arrays(values, part.dim),
+            "width": pa.array([row.width for row in facts], pa.int32()),
+            "height": pa.array([row.height for row in facts], pa.int32()),
+            "flags": pa.array([row.flags for row in facts], pa.list_(pa.string())),
+            "label": pa.array([None if row.label is None else str(row.label) for row in facts], pa.string()),
+            "bytes": pa.array([row.stamp and row.stamp[0] for row in facts], pa.int64()),
+            "mtime_ns": pa.array([row.stamp and row.stamp[1] for row in facts], pa.int64()),
+        }
+        for name, kind in self.manifest["columns"].items():
+            columns.setdefault(name, pa.array([row.columns.get(name) for row in facts], pa.type_for_alias(kind)))
+        failures = [(storable(path), reason) for path, reason in part.failures]
+        about = {"inputs": fingerprint(part.inputs), "failures": failures}
+        table = pa.table(columns).replace_schema_metadata({"sslzoo": json.dumps(about)})
+        self._write_table(table, part_name(number))
+
+    def finish(self, left_out: dict[str, int]) -> Embeddings:
+        """Gathers the failures and completes the manifest; raises InputError when no image could be read."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not self.started:
+            raise _nothing_readable([failure for _, part in self.waiting for failure in part.failures])
+        rows, failures = 0, []
+        for path in part_files(self.folder):
+            file = pq.ParquetFile(path)
+            rows += file.metadata.num_rows
+            failures += part_facts(file.schema_arrow)["failures"]
+        paths, reasons = ([row[i] for row in failures] for i in (0, 1))
+        columns = {"path": pa.array(paths, pa.string()), "reason": pa.array(reasons, pa.string())}
+        self._write_table(pa.table(columns), FAILURES)
+        self.manifest |= {"rows": rows, "failed": len(failures), "left_out": left_out}
+        self._write_manifest(complete=True)
+        return Embeddings.open(self.folder)
+
+    def _write_manifest(self, *, complete: bool) -> None:
+        text = json.dumps({**self.manifest, "complete": complete}, indent=2, ensure_ascii=False) + "\n"
+        with _atomically(self.folder / MANIFEST) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def _write_table(self, table: pa.Table, name: str) -> None:
+        import pyarrow.parquet as pq
+
+        with _atomically(self.folder / name) as temporary:
+            # vectors are noise to a compressor; dictionaries and page statistics would only cost time and space
+            pq.write_table(table, temporary, compression="NONE", use_dictionary=False, write_statistics=False)
+
+
+def prepare_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Makes sure that a run may write to `folder`; returns the manifest to continue from, if any.
+
+    Raises OutputExists when something is there and neither `resume` nor `overwrite` was asked for; a folder that isn't
+    one of ours is never cleared.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not folder.is_dir():
+        raise OutputExists(f"{folder} is a file; choose another output with -o")
+    ours = is_embeddings(folder)
+    if resume:
+        return read_manifest(folder) if ours else None
+    if not overwrite:
+        raise OutputExists(
+            f"{folder} already exists; add --resume to go on, --overwrite to start anew, or choose another -o"
+        )
+    if not ours:
+        raise OutputExists(
+            f"{folder} is not an embeddings folder, so it is not overwritten; choose another output with -o"
+        )
+    for path in (*part_files(folder), folder / FAILURES, folder / MANIFEST):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder / INDEX, ignore_errors=True)
+    return None
+
+
+def _nothing_readable(failures: list[tuple[str, str]]) -> InputError:
+    path, reason = failures[0]
+    return InputError(
+        f"none of the {len(failures)} images can be read, nothing was written; the first: {path}: {reason}"
+    )
+
+
+def storable(path: str) -> str:
+    """A path as valid UTF-8: bytes of a name that isn't (surrogates, in Python) become backslash escapes."""
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class _atomically:
+    """A temporary path beside the final one, renamed to it when the block ends well and removed when it doesn't."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.tmp")
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.temporary.unlink(missing_ok=True)
+            return
+        with self.temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(self.temporary, self.path)
