@@ -124,6 +124,12 @@ class Writer:
         self.folder, self.manifest, self.started = folder, manifest, started
         self.waiting: list[tuple[int, Part]] = []  # parts without a row, until there is one
 
+    def start(self) -> None:
+        """Makes the folder, with a manifest that says the run isn't complete."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write_manifest(complete=False)
+        self.started = True
+
     def has(self, number: int) -> bool:
         """Whether that part is there from an earlier run."""
         return (self.folder / part_name(number)).exists()
@@ -142,9 +148,7 @@ class Writer:
         if not self.started:
             if not part.paths:
                 return
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write_manifest(complete=False)
-            self.started = True
+            self.start()
         for waiting in self.waiting:
             self._write_part(*waiting)
         self.waiting = []
@@ -184,11 +188,19 @@ class Writer:
             rows += file.metadata.num_rows
             failures += part_facts(file.schema_arrow)["failures"]
         paths, reasons = ([row[i] for row in failures] for i in (0, 1))
+        if not rows:
+            raise _nothing_readable(failures)
         columns = {"path": pa.array(paths, pa.string()), "reason": pa.array(reasons, pa.string())}
         self._write_table(pa.table(columns), FAILURES)
         self.manifest |= {"rows": rows, "failed": len(failures), "left_out": left_out}
         self._write_manifest(complete=True)
         return Embeddings.open(self.folder)
+
+    def mark_shard(self, shard: int, shards: int, parts: int, left_out: dict[str, int]) -> None:
+        """Notes that one of several shards is done, and how many parts there are in all."""
+        about = {"shards": shards, "parts": parts, "left_out": left_out}
+        with _atomically(self.folder / f"shard-{shard:05d}.json") as temporary:
+            temporary.write_text(json.dumps(about), encoding="utf-8")
 
     def _write_manifest(self, *, complete: bool) -> None:
         text = json.dumps({**self.manifest, "complete": complete}, indent=2, ensure_ascii=False) + "\n"
@@ -228,6 +240,32 @@ def prepare_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, 
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / INDEX, ignore_errors=True)
     return None
+
+
+def merge(folder: Path) -> Embeddings:
+    """Completes a folder that several shards have written; raises InputError naming the shards that are missing."""
+    manifest = read_manifest(folder)
+    if manifest["complete"]:
+        return Embeddings.open(folder)
+    marks = {
+        int(path.stem.removeprefix("shard-")): json.loads(path.read_text()) for path in folder.glob("shard-*.json")
+    }
+    if not marks:
+        raise InputError(
+            f"{folder} has no finished shard; make them with: sslzoo embed … -o {folder} --shard 0/4 (to 3/4)"
+        )
+    shards, parts = max((mark["shards"], mark["parts"]) for mark in marks.values())
+    if missing := [f"{i}/{shards}" for i in range(shards) if i not in marks]:
+        raise InputError(
+            f"{folder} lacks shard {', '.join(missing)}; run: sslzoo embed … -o {folder} --shard {missing[0]}"
+        )
+    if lost := [number for number in range(parts) if not (folder / part_name(number)).exists()]:
+        raise InputError(f"{folder} lacks part {lost[0]} of {parts}; run shard {lost[0] % shards}/{shards} again")
+    keep = {key: value for key, value in manifest.items() if key != "complete"}
+    result = Writer(folder, keep, started=True).finish(marks[0]["left_out"])
+    for path in folder.glob("shard-*.json"):
+        path.unlink()
+    return result
 
 
 def _nothing_readable(failures: list[tuple[str, str]]) -> InputError:

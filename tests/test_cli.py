@@ -28,7 +28,7 @@ def test_embed_then_search(run, photos, tmp_path):
     code, out, _ = run("embed", photos, "-m", "random-r18", "--device", "cpu")
     folder = tmp_path / f"{photos.name}.emb"
     assert code == 0
-    assert out == f"{folder.name}: 12 vectors of 512 numbers by random-r18\n"
+    assert out.startswith(f"{folder.name}: 12 vectors of 512 numbers by random-r18 (")
     assert folder.is_dir()
 
     code, out, _ = run("search", folder, "bars/3.jpg", "-k", 3)
@@ -94,7 +94,7 @@ def test_some_failures_end_in_3(run, photos, tmp_path):
         (["embed", "PHOTOS", "-m", "randm-r18"], 1, "did you mean random-r18"),
         (["embed", "PHOTOS", "-m", "./nowhere"], 1, "local-dir:PATH"),
         (["embed", "PHOTOS", "-o", "PHOTOS"], 1, "add --resume"),
-        (["embed", "PHOTOS", "--precision", "int3"], 1, "fp32, bf16, fp16"),
+        (["embed", "PHOTOS", "--precision", "int3"], 1, "fp32, bf16"),
         (["embed"], 2, "Missing argument"),
         (["embed", "PHOTOS", "--nonsense"], 2, "No such option"),
         (["search", "nowhere", "x"], 1, "sslzoo embed"),
@@ -116,7 +116,7 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(run, photos, monkeypatch):
     def interrupted(*a):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sslzoo.pipeline, "embed_part", interrupted)
+    monkeypatch.setattr(sslzoo.pipeline.Job, "embed_part", interrupted)
     code, _, err = run("embed", photos, "-m", "random-r18")
     assert code == 130
     assert "--resume" in err

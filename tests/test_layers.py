@@ -10,7 +10,8 @@ ORDER = [
     ["errors"],
     ["spec"],
     ["images", "hub", "backbones", "embeddings"],
-    ["registry", "writer"],  # registry opens model folders through hub
+    ["registry", "writer", "formats"],  # registry opens model folders through hub
+    ["update"],
     ["backends"],
     ["encoder", "pipeline"],
     ["index", "evaluate"],

@@ -7,13 +7,23 @@ import pyarrow.parquet as pq
 import pytest
 
 import sslzoo
-from sslzoo import pipeline
-from sslzoo.errors import InputError, OutputExists, SpaceMismatch
+from sslzoo import backends, formats, pipeline
+from sslzoo.errors import InputError, Interrupted, OutputExists, SpaceMismatch
+from sslzoo.images import read
+from sslzoo.writer import merge
 
 
 @pytest.fixture(scope="module")
 def encoder():
     return sslzoo.load("random-r18", device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    """fp32 unless a test asks otherwise, so that vectors can be compared closely on any processor."""
+    monkeypatch.setattr(
+        backends, "_trusted", lambda make, precision: make("fp32" if precision == "auto" else precision)
+    )
 
 
 @pytest.fixture
@@ -29,6 +39,18 @@ def mixed(photos, tmp_path):
     (root / "z.jpg").write_bytes((photos / "bars" / "0.jpg").read_bytes()[:700])
     (root / "readme.txt").write_text("text")
     return root
+
+
+def die_after(parts, patch):
+    """The run is interrupted in the part after so many."""
+    embed_part, done = pipeline.Job.embed_part, iter(range(parts))
+
+    def dies(*arguments):
+        if next(done, None) is None:
+            raise KeyboardInterrupt
+        return embed_part(*arguments)
+
+    patch.setattr(pipeline.Job, "embed_part", dies)
 
 
 def snapshot(folder):
@@ -64,20 +86,12 @@ def test_in_memory_equals_on_disk(mixed, encoder, tmp_path):
 def test_a_resumed_run_equals_an_unbroken_one(mixed, encoder, tmp_path, monkeypatch, parts):
     whole = sslzoo.embed(mixed, encoder, tmp_path / "whole", batch_size=3, part_size=4)
 
-    embed_part = pipeline.embed_part
-    done = iter(range(parts))
-
-    def dies(*arguments):
-        if next(done, None) is None:
-            raise KeyboardInterrupt
-        return embed_part(*arguments)
-
-    monkeypatch.setattr(pipeline, "embed_part", dies)
-    with pytest.raises(KeyboardInterrupt):
-        sslzoo.embed(mixed, encoder, tmp_path / "broken", batch_size=3, part_size=4)
+    with monkeypatch.context() as patch:
+        die_after(parts, patch)
+        with pytest.raises(KeyboardInterrupt):
+            sslzoo.embed(mixed, encoder, tmp_path / "broken", batch_size=3, part_size=4)
     with pytest.raises(InputError, match="--resume"):
         sslzoo.open_embeddings(tmp_path / "broken")
-    monkeypatch.setattr(pipeline, "embed_part", embed_part)
     # other sizes are asked for now; the manifest's own are kept, so that the batches are the same
     resumed = sslzoo.embed(mixed, encoder, tmp_path / "broken", batch_size=8, part_size=9, resume=True)
     np.testing.assert_array_equal(resumed.vectors, whole.vectors)
@@ -96,16 +110,10 @@ def test_resume_on_nothing_starts_and_on_a_finished_run_does_nothing(photos, enc
 
 
 def test_resuming_with_another_model_source_or_changed_folder_is_refused(mixed, encoder, tmp_path, monkeypatch):
-    embed_part = pipeline.embed_part
-    once = iter([1])
-    monkeypatch.setattr(
-        pipeline,
-        "embed_part",
-        lambda *a: embed_part(*a) if next(once, None) else (_ for _ in ()).throw(KeyboardInterrupt),
-    )
-    with pytest.raises(KeyboardInterrupt):
-        sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=4)
-    monkeypatch.setattr(pipeline, "embed_part", embed_part)
+    with monkeypatch.context() as patch:
+        die_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=4)
     with pytest.raises(InputError, match=r"another model \(random-r18, now random-r34\)"):
         sslzoo.embed(mixed, "random-r34", tmp_path / "e", resume=True, device="cpu")
     with pytest.raises(InputError, match="another source"):
@@ -189,3 +197,111 @@ def test_folders_that_are_no_embeddings(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(InputError, match="upgrade"):
         sslzoo.open_embeddings(tmp_path)
+
+
+def test_stopping_between_parts_keeps_what_is_finished(mixed, encoder, tmp_path):
+    asked = iter([False, False, True])
+    with pytest.raises(Interrupted, match=r"after 2 parts.*--resume"):
+        sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=4, stop=lambda: next(asked))
+    assert len(list((tmp_path / "e").glob("part-*.parquet"))) == 2
+    resumed = sslzoo.embed(mixed, encoder, tmp_path / "e", resume=True)
+    np.testing.assert_allclose(resumed.vectors, sslzoo.embed(mixed, encoder).vectors, rtol=1e-4, atol=1e-5)
+
+
+def test_update_embeds_what_changed_and_drops_what_is_gone(mixed, encoder, tmp_path, monkeypatch):
+    sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=4)
+    (mixed / "bars" / "1.jpg").unlink()
+    (mixed / "bars" / "3.jpg").write_bytes((mixed / "circles" / "0.png").read_bytes())
+    (mixed / "bars" / "9.jpg").write_bytes((mixed / "bars" / "0.jpg").read_bytes())
+    (mixed / "new").mkdir()
+    (mixed / "new" / "x.png").write_bytes((mixed / "circles" / "5.png").read_bytes())
+    opened = []
+    pixels = read.pixels
+    monkeypatch.setattr(read, "pixels", lambda item, preprocess: opened.append(item.id) or pixels(item, preprocess))
+    updated = sslzoo.embed(mixed, encoder, tmp_path / "e", update=True)
+    # the changed, the new, and the three that failed before
+    assert sorted(opened) == ["a.jpg", "bars/2b.jpg", "bars/3.jpg", "bars/9.jpg", "new/x.png", "z.jpg"]
+    fresh = sslzoo.embed(mixed, encoder)
+    assert updated.ids == fresh.ids
+    assert updated.labels == fresh.labels
+    np.testing.assert_allclose(updated.vectors, fresh.vectors, rtol=1e-4, atol=1e-5)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    opened.clear()
+    again = sslzoo.embed(mixed, encoder, tmp_path / "e", update=True)
+    assert sorted(opened) == ["a.jpg", "bars/2b.jpg", "z.jpg"]
+    np.testing.assert_array_equal(again.vectors, updated.vectors)
+
+
+def test_update_starts_where_there_is_nothing_and_refuses_what_it_cannot_do(mixed, encoder, tmp_path):
+    assert len(sslzoo.embed(mixed, encoder, tmp_path / "e", update=True)) == 12
+    with pytest.raises(InputError, match="another model"):
+        sslzoo.embed(mixed, "pixels-32", tmp_path / "e", update=True)
+    (tmp_path / "list.txt").write_text(str(mixed / "bars" / "0.jpg"))
+    sslzoo.embed(tmp_path / "list.txt", encoder, tmp_path / "l")
+    with pytest.raises(InputError, match="only a folder can be updated"):
+        sslzoo.embed(tmp_path / "list.txt", encoder, tmp_path / "l", update=True)
+
+
+def test_shards_in_any_order_give_the_whole(mixed, encoder, tmp_path):
+    whole = sslzoo.embed(mixed, encoder, tmp_path / "whole", part_size=3)
+    with pytest.raises(InputError, match="not an embeddings folder"):
+        merge(tmp_path / "e")
+    for shard in (2, 0):
+        parts = pipeline.embed_shard(mixed, encoder, tmp_path / "e", shard=shard, shards=3, part_size=3)
+        assert parts == 5
+        with pytest.raises(InputError, match="lacks shard"):
+            merge(tmp_path / "e")
+    pipeline.embed_shard(mixed, encoder, tmp_path / "e", shard=1, shards=3, part_size=3)
+    merged = merge(tmp_path / "e")
+    assert snapshot(tmp_path / "e") == snapshot(tmp_path / "whole")
+    np.testing.assert_array_equal(merged.vectors, whole.vectors)
+    with pytest.raises(InputError, match="0/3 to 2/3"):
+        pipeline.embed_shard(mixed, encoder, tmp_path / "f", shard=3, shards=3)
+
+
+def test_deterministic_vectors_do_not_depend_on_their_company(photos, encoder):
+    paths = sorted(photos.rglob("*.*g"))
+    whole = sslzoo.embed(paths, encoder, deterministic=True, batch_size=5, workers=3)
+    for i in (0, 7):
+        alone = sslzoo.embed([paths[i]], encoder, deterministic=True, workers=1)
+        np.testing.assert_array_equal(alone.vectors[0], whole.vectors[i])
+    backwards = sslzoo.embed(paths[::-1], encoder, deterministic=True)
+    np.testing.assert_array_equal(backwards.vectors[::-1], whole.vectors)
+
+
+def test_plan_counts_and_estimates(photos, encoder):
+    plan = pipeline.plan(photos, encoder)
+    assert plan.images == 12
+    assert plan.bytes_out == 12 * 512 * 4
+    assert plan.seconds == pytest.approx(12 / plan.images_per_second)
+
+
+def test_numpy_and_csv(mixed, encoder, tmp_path):
+    result = sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=5)
+    out = formats.convert(tmp_path / "e", "npy")
+    arrays = [np.load(path, mmap_mode="r") for path in sorted((out / "img_emb").iterdir())]
+    np.testing.assert_array_equal(np.concatenate(arrays), result.vectors)
+    names = [
+        row["image_path"] for path in sorted((out / "metadata").iterdir()) for row in pq.read_table(path).to_pylist()
+    ]
+    assert names == list(result.ids)
+    table = np.genfromtxt(formats.convert(tmp_path / "e", "csv") / "vectors.csv", delimiter=",", skip_header=1)
+    np.testing.assert_array_equal(table[:, 2:].astype(np.float32), result.vectors)
+    with pytest.raises(OutputExists, match="remove it first"):
+        formats.convert(tmp_path / "e", "npy")
+
+
+def test_other_tools_read_the_parts(mixed, encoder, tmp_path):
+    result = sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=5)
+    pattern = str(tmp_path / "e" / "part-*.parquet")
+    pl = pytest.importorskip("polars")
+    np.testing.assert_array_equal(pl.read_parquet(pattern)["embedding"].to_numpy(), result.vectors)
+    duckdb = pytest.importorskip("duckdb")
+    rows = duckdb.sql(f"select path, width from '{pattern}' order by path").fetchall()
+    assert rows == [(id_, 120) for id_ in sorted(result.ids)]
+    pd = pytest.importorskip("pandas")
+    frame = pd.read_parquet(tmp_path / "e" / "part-00000.parquet")
+    np.testing.assert_array_equal(np.stack(frame["embedding"]), result.vectors[: len(frame)])
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.Dataset.from_parquet(pattern, cache_dir=str(tmp_path / "cache"))
+    assert loaded["path"][:] == list(result.ids)

@@ -19,7 +19,8 @@ import torch
 import typer
 from tqdm import tqdm
 
-from sslzoo.backends.processor import keep_freed_memory, native_bf16
+from sslzoo.backends.allocator import keep_freed_memory
+from sslzoo.backends.processor import native_bf16
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError, SslzooError
 from sslzoo.evaluate.knn import knn

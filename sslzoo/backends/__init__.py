@@ -5,12 +5,18 @@ A back end maps uint8 batches `[n, size, size, 3]` to float32 vectors `[n, dim]`
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sslzoo import registry
+from sslzoo.backends.precision import TRUSTED, bf16_cosine
+from sslzoo.errors import InputError
 from sslzoo.spec import EncoderSpec, Geometry, Preprocess, space_id
 
 
@@ -25,6 +31,9 @@ class Backend(Protocol):
     def space(self) -> str: ...
     @property
     def precision(self) -> str: ...
+    @property
+    def engine(self) -> str: ...
+    def native_bf16(self) -> bool: ...
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 
 
@@ -45,7 +54,12 @@ class PixelsBackend:
     spec = PIXELS
     weights = "none"
     precision = "fp32"
+    engine = "numpy"
     space = space_id(weights, PIXELS.preprocess, Geometry())
+
+    def native_bf16(self) -> bool:
+        """Never asked: there is nothing to speed up."""
+        return False
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         mean, std = (np.asarray(v, np.float32) for v in (PIXELS.preprocess.mean, PIXELS.preprocess.std))
@@ -53,13 +67,54 @@ class PixelsBackend:
         return x.reshape(len(batch), -1)
 
 
-def open_backend(model: str | EncoderSpec | Any, *, device: str = "auto", precision: str = "fp32") -> Backend:
-    """The back end of an encoder given by name, by spec, or as an Encoder in memory (with its present weights)."""
-    if model == PIXELS.name or model is PIXELS:
+def open_backend(
+    model: str | EncoderSpec | Any, *, device: str = "auto", precision: str = "fp32", backend: str = "auto"
+) -> Backend:
+    """The back end of an encoder given by name, by spec, or as an Encoder in memory (with its present weights: torch).
+
+    "auto" takes OpenVINO where it is installed, the weights come from a file, and no GPU is in reach; then torch isn't
+    imported at all. `precision` "auto" takes bf16 where the processor computes it natively and it was found to give the
+    same vectors (see `precision`).
+    """
+    if backend not in ("auto", "torch", "openvino"):
+        raise InputError(f"backend is {backend!r}; use auto, torch or openvino")
+    if (isinstance(model, str) and model == PIXELS.name) or model is PIXELS:
         return PixelsBackend()
+    if not isinstance(model, str | EncoderSpec):
+        return _trusted(lambda p: _torch(model, device, p), precision)
+    spec = registry.resolve(model) if isinstance(model, str) else model
+    from_file = not spec.sources or not spec.sources[0].startswith("random:")
+    if backend == "openvino" and not from_file:
+        raise InputError(f"{spec.name} has its weights from torch's generator; use --backend torch")
+    if backend == "openvino" or (backend == "auto" and from_file and _prefers_openvino(device, precision)):
+        from sslzoo.backends.openvino_backend import OpenVinoBackend
+
+        return _trusted(lambda p: OpenVinoBackend(spec, precision=p), precision)
+    return _trusted(lambda p: _torch(spec, device, p), precision)
+
+
+def _torch(model: EncoderSpec | Any, device: str, precision: str) -> Backend:
     from sslzoo.backends.torch_backend import TorchBackend
 
-    if isinstance(model, str | EncoderSpec):
-        spec = registry.resolve(model) if isinstance(model, str) else model
-        return TorchBackend.from_spec(spec, device=device, precision=precision)
+    if isinstance(model, EncoderSpec):
+        return TorchBackend.from_spec(model, device=device, precision=precision)
     return TorchBackend(model.backbone, model.spec, precision=precision)
+
+
+def _trusted(make: Callable[[str], Backend], precision: str) -> Backend:
+    """The back end in that precision; for "auto" in bf16 if it is native and close enough, else in fp32."""
+    if precision != "auto":
+        return make(precision)
+    full = make("fp32")
+    if not full.native_bf16():
+        return full
+    low = make("bf16")
+    runs = {"fp32": full, "bf16": low}
+    cosine = bf16_cosine(full.space, full.engine, full.spec.preprocess, runs.__getitem__)
+    return low if cosine >= TRUSTED else full
+
+
+def _prefers_openvino(device: str, precision: str) -> bool:
+    gpu = shutil.which("nvidia-smi") is not None or sys.platform == "darwin"  # told without importing torch
+    wanted = device == "cpu" or (device == "auto" and not gpu)
+    return wanted and precision != "fp16" and importlib.util.find_spec("openvino") is not None

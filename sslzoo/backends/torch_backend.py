@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sslzoo import backbones, hub
+from sslzoo.backends.processor import native_bf16
 from sslzoo.errors import InputError, WeightsError
 from sslzoo.spec import EncoderSpec, space_id
 
@@ -18,6 +19,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 class TorchBackend:
     """Runs a backbone on uint8 batches, always in evaluation mode and always with the backbone's present weights."""
+
+    engine = "torch"
 
     def __init__(self, backbone: nn.Module, spec: EncoderSpec, *, precision: str = "fp32") -> None:
         if precision not in PRECISIONS:
@@ -38,6 +41,10 @@ class TorchBackend:
     def space(self) -> str:
         """The space of the vectors."""
         return space_id(self.weights, self.spec.preprocess, self.spec.geometry)
+
+    def native_bf16(self) -> bool:
+        """Whether the device computes bf16 in hardware."""
+        return native_bf16(next(self.backbone.parameters()).device)
 
     @torch.inference_mode()
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,62 +1,162 @@
-"""`embed`: images to vectors."""
+"""`embed` and `merge`: images to vectors."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
 from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers
+from sslzoo.errors import InputError, Interrupted
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="IN",
+        help="A folder, an image, a pattern ('**/*.jpg', 's-{000..099}.tar'), a tar, zip or Parquet file, a .txt of paths "
+        "('-': on stdin), or a URL.",
+    ),
+]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Embeddings folder; by default ./<IN's name>.emb.")]
 
 
 def embed(
-    source: Annotated[
-        str, typer.Argument(metavar="IN", help="A folder of images, an image, or Parquet with an image column.")
-    ],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Embeddings folder; by default ./<IN's name>.emb.")
-    ] = None,
+    source: Source,
+    output: Output = None,
     model: Model = None,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per forward pass.")] = 16,
     workers: Workers = 0,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
+    backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Vectors that never depend on the batch.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Embed what is new or changed, drop what is gone.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an embeddings folder that is there.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Do one share of N (0/N to N-1/N); then: merge.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="parquet; with npy or csv, these are written too.")] = "parquet",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the images and estimate time and size.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn images into vectors: an embeddings folder of Parquet parts, with the failures listed beside them."""
-    from sslzoo.pipeline import embed as run
+    from sslzoo import formats, pipeline
 
-    out = output or Path(Path(source).resolve().with_suffix("").name + ".emb")
+    if format not in ("parquet", *formats.FORMATS):
+        raise InputError(f"format is {format!r}; use parquet, {' or '.join(formats.FORMATS)}")
+    out = output or Path(_stem(source) + ".emb")
+    choices: dict[str, Any] = {
+        "device": device,
+        "precision": precision,
+        "backend": backend,
+        "batch_size": batch_size,
+        "workers": workers,
+    }
+    if dry_run:
+        plan = pipeline.plan(source, model, **choices)
+        _print_plan(plan, as_json)
+        return
+    if shard is not None:
+        index, shards = _shard(shard)
+        options = choices | {"deterministic": deterministic}
+        parts = pipeline.embed_shard(source, model, out, shard=index, shards=shards, progress=not quiet, **options)
+        typer.echo(f"{out}: shard {shard} of {parts} parts is done; after the last one: sslzoo merge {out}")
+        return
     try:
-        result = run(
+        result = pipeline.embed(
             source,
             model,
             out,
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            precision=precision,
             resume=resume,
+            update=update,
             overwrite=overwrite,
+            deterministic=deterministic,
             progress=not quiet,
+            stop=_stop_on_interrupt(),
+            **choices,
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         typer.echo("interrupted; finished parts are kept, and the same command with --resume goes on", err=True)
         raise typer.Exit(130) from None
-    m = result.manifest
+    if format != "parquet":
+        typer.echo(f"{formats.convert(out, format)}: the same as {format}", err=True)
+    _print_result(result.manifest, out, as_json)
+
+
+def merge(
+    folder: Annotated[Path, typer.Argument(metavar="EMB", help="A folder that all shards have written.")],
+    as_json: Json = False,
+) -> None:
+    """Complete an embeddings folder that was written in shards."""
+    from sslzoo.writer import merge as complete
+
+    _print_result(complete(folder).manifest, folder, as_json)
+
+
+def _print_result(m: dict[str, object], out: Path, as_json: bool) -> None:
     if as_json:
-        typer.echo(
-            json.dumps({key: m[key] for key in ("model", "space", "rows", "failed", "left_out")} | {"output": str(out)})
-        )
+        keys = ("model", "space", "precision", "backend", "rows", "failed", "left_out")
+        typer.echo(json.dumps({key: m[key] for key in keys} | {"output": str(out)}))
     else:
-        typer.echo(f"{out}: {m['rows']} vectors of {m['dim']} numbers by {m['model']}")
-        if left_out := ", ".join(f"{count} {reason}" for reason, count in m["left_out"].items()):
-            typer.echo(f"left out: {left_out}", err=True)
+        typer.echo(
+            f"{out}: {m['rows']} vectors of {m['dim']} numbers by {m['model']} ({m['precision']}, {m['backend']})"
+        )
+        left_out = m["left_out"]
+        if isinstance(left_out, dict) and left_out:
+            typer.echo("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()), err=True)
     if m["failed"]:
         typer.echo(f"{m['failed']} images could not be read; see {out / 'failures.parquet'}", err=True)
         raise typer.Exit(3)
+
+
+def _print_plan(plan: object, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    facts = asdict(plan)  # type: ignore[call-overload]
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    images, seconds, size = facts["images"], facts["seconds"], facts["bytes_out"]
+    typer.echo(f"{images if images is not None else 'an unknown number of'} images")
+    typer.echo(f"{facts['images_per_second']:.1f} images/s ({facts['precision']}, {facts['backend']})")
+    if seconds is not None:
+        typer.echo(f"about {seconds / 60:.1f} minutes and {size / 1e6:.1f} MB of vectors")
+
+
+def _stop_on_interrupt() -> Callable[[], bool]:
+    """True after Ctrl-C, so that the current part is finished; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        typer.echo("finishing the current part; press Ctrl-C again to stop at once", err=True)
+
+    with contextlib.suppress(ValueError):  # not in the main thread: whoever called us there handles signals
+        signal.signal(signal.SIGINT, on_signal)
+    return lambda: bool(asked)
+
+
+def _stem(source: str) -> str:
+    """The name of an input without folders, patterns or endings."""
+    name = Path(source).resolve().name if Path(source).exists() else source.rstrip("/").rsplit("/", 1)[-1]
+    name = name.split(".")[0] if not Path(source).is_dir() else name
+    return "".join(c for c in name if c not in "*?[]{}") or "images"
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, shards = text.partition("/")
+    if not (slash and index.isdigit() and shards.isdigit()):
+        raise InputError(f"--shard is {text!r}; write it as 0/8, 1/8 … 7/8")
+    return int(index), int(shards)

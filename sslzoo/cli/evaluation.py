@@ -35,7 +35,7 @@ def knn(
         float, typer.Option("-T", "--temperature", min=1e-6, help="Temperature of the votes, with -k.")
     ] = 0.07,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -11,7 +11,9 @@ Model = Annotated[
     typer.Option("-m", "--model", help="An encoder's name or model folder; by default the one inside the package."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
+Precision = Annotated[
+    str, typer.Option(help="auto (bf16 where it is native and gives the same vectors), fp32, bf16 or fp16.")
+]
 Workers = Annotated[int, typer.Option("-j", "--workers", help="Decode threads; 0 takes one per processor.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from sslzoo.spec import Preprocess
 
 T = TypeVar("T")
 R = TypeVar("R")
+K = TypeVar("K")
 
 
 def ordered(function: Callable[[T], R], inputs: Iterable[T], *, workers: int, ahead: int) -> Iterator[tuple[T, R]]:
@@ -54,10 +56,22 @@ def pixels(item: Item, preprocess: Preprocess) -> tuple[NDArray[np.uint8], Decod
         return error
 
 
+def read_or_reuse(
+    items: Iterable[tuple[Item, K | None]], preprocess: Preprocess, *, workers: int = 0, ahead: int = 64
+) -> Iterator[tuple[Item, K | tuple[NDArray[np.uint8], Decoded] | ImageError]]:
+    """Like `read`, but an item that comes with something known of it gives that back, in its place, without being opened."""
+
+    def step(pair: tuple[Item, K | None]) -> K | tuple[NDArray[np.uint8], Decoded] | ImageError:
+        item, known = pair
+        return pixels(item, preprocess) if known is None else known
+
+    for (item, _), result in ordered(step, items, workers=workers or os.cpu_count() or 1, ahead=ahead):
+        yield item, result
+
+
 def read(
     items: Iterable[Item], preprocess: Preprocess, *, workers: int = 0, ahead: int = 64
 ) -> Iterator[tuple[Item, tuple[NDArray[np.uint8], Decoded] | ImageError]]:
     """Every item with its pixels or its error, in order; `workers` 0 takes one thread per processor."""
-    yield from ordered(
-        lambda item: pixels(item, preprocess), items, workers=workers or os.cpu_count() or 1, ahead=ahead
-    )
+    step = partial(pixels, preprocess=preprocess)
+    yield from ordered(step, items, workers=workers or os.cpu_count() or 1, ahead=ahead)

@@ -1,0 +1,129 @@
+"""The forward pass in OpenVINO, for CPUs: the graph is built straight from the weights, and torch is never imported.
+
+BN is folded into the convolutions. Where torch is the definition, this is the fast way to the same vectors; a parity test
+holds the two together.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslzoo import hub
+from sslzoo.errors import InputError, MissingExtra
+from sslzoo.spec import EncoderSpec, space_id
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def import_openvino() -> Any:
+    """The one door to OpenVINO; its telemetry, which would look up a host and write to the home folder, is stopped first."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtra("the OpenVINO back end is not installed; pip install 'sslzoo[fast]'") from None
+    return openvino
+
+
+class OpenVinoBackend:
+    """Runs an encoder's network on uint8 batches; a batch smaller than one seen before is padded to it."""
+
+    engine = "openvino"
+
+    def __init__(self, spec: EncoderSpec, *, precision: str = "fp32", threads: int = 0) -> None:
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {precision!r}; OpenVINO computes {', '.join(PRECISIONS)}")
+        self.spec, self.precision = spec, precision
+        ov = import_openvino()
+        tensors = hub.read(spec)
+        self.weights = hub.digest(tensors)
+        self._core = ov.Core()
+        self._options = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time on all cores; decoding runs beside it
+            "INFERENCE_NUM_THREADS": threads,  # 0: OpenVINO's choice, one a core
+        }
+        self._model = build_graph(tensors, spec)
+        self._compiled: dict[int, Any] = {}
+
+    @cached_property
+    def space(self) -> str:
+        """The space of the vectors: that of the torch back end."""
+        return space_id(self.weights, self.spec.preprocess, self.spec.geometry)
+
+    def native_bf16(self) -> bool:
+        """Whether the processor computes bf16 in hardware, as OpenVINO sees it."""
+        return "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        n = len(batch)
+        size = min((known for known in self._compiled if known >= n), default=n)
+        if size not in self._compiled:
+            # a fixed batch lets the plugin choose its kernels once; a dynamic one is slower and chooses per shape
+            self._model.reshape([size, self.spec.preprocess.size, self.spec.preprocess.size, 3])
+            self._compiled[size] = self._core.compile_model(self._model, "CPU", self._options)
+        if size > n:
+            batch = np.concatenate([batch, np.zeros((size - n, *batch.shape[1:]), np.uint8)])
+        result = self._compiled[size](batch)[0]
+        return np.array(result[:n], np.float32)
+
+
+def build_graph(tensors: hub.Tensors, spec: EncoderSpec) -> ov.Model:
+    """The ResNet of `spec` as an OpenVINO model from uint8 `[n, size, size, 3]` to float32 `[n, dim]`.
+
+    Parameter names are torchvision's; raises WeightsError's cause, a KeyError, never: `hub.read` has checked the file.
+    """
+    ov = import_openvino()
+    import openvino.opset15 as op
+
+    def constant(values: Any) -> Any:
+        return op.constant(np.ascontiguousarray(values, np.float32))
+
+    def convolution(x: Any, conv: str, norm: str, stride: int, *, relu: bool) -> Any:
+        weight = np.asarray(tensors[f"{conv}.weight"], np.float32)
+        mean, variance, scale, shift = (
+            np.asarray(tensors[f"{norm}.{part}"], np.float32)
+            for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        factor = scale / np.sqrt(variance + np.float32(spec.geometry.bn_eps))
+        pad = [weight.shape[2] // 2] * 2
+        x = op.convolution(x, constant(weight * factor[:, None, None, None]), [stride] * 2, pad, pad, [1, 1])
+        x = op.add(x, constant((shift - mean * factor)[None, :, None, None]))
+        return op.relu(x) if relu else x
+
+    def block(x: Any, name: str, stride: int) -> Any:
+        layers = [(f"{name}.conv{i}", f"{name}.bn{i}") for i in (1, 2, 3) if f"{name}.conv{i}.weight" in tensors]
+        strided = len(layers) - 2  # torchvision: the first 3x3 carries the stride, which is the middle one of three
+        out = x
+        for i, (conv, norm) in enumerate(layers):
+            out = convolution(out, conv, norm, stride if i == strided else 1, relu=i < len(layers) - 1)
+        shortcut = x
+        if f"{name}.downsample.0.weight" in tensors:
+            shortcut = convolution(x, f"{name}.downsample.0", f"{name}.downsample.1", stride, relu=False)
+        return op.relu(op.add(out, shortcut))
+
+    p = spec.preprocess
+    images = op.parameter([-1, p.size, p.size, 3], np.uint8, name="images")
+    std = np.asarray(p.std, np.float32) * 255
+    x = op.multiply(op.convert(images, "f32"), constant(1 / std))
+    x = op.subtract(x, constant(np.asarray(p.mean, np.float32) * 255 / std))
+    x = op.transpose(x, op.constant(np.array([0, 3, 1, 2])))
+    cifar = spec.geometry.stem == "cifar"
+    x = convolution(x, "conv1", "bn1", 1 if cifar else 2, relu=True)
+    if not cifar:
+        x = op.max_pool(x, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
+    for stage in (1, 2, 3, 4):
+        depth = 0
+        while f"layer{stage}.{depth}.conv1.weight" in tensors:
+            x = block(x, f"layer{stage}.{depth}", 2 if stage > 1 and depth == 0 else 1)
+            depth += 1
+    features = op.reduce_mean(x, op.constant(np.array([2, 3])), False)
+    return ov.Model([features], [images], spec.name)

@@ -1,0 +1,151 @@
+"""Every back end gives torch's vectors, in torch's space; OpenVINO does so without torch and without a word to any host."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+import sslzoo
+from sslzoo.backends import PixelsBackend, open_backend
+from sslzoo.backends.torch_backend import TorchBackend
+from sslzoo.errors import InputError
+from sslzoo.spec import EncoderSpec, Geometry, Preprocess, feature_dim
+
+from .backbones.test_resnet import randomised
+
+
+@pytest.fixture(scope="module", params=["resnet18", "resnet50", "resnet18-cifar", "resnet18w2"])
+def folder(request, tmp_path_factory):
+    """Model folders of every block, stem and width, with random weights and BN statistics."""
+    backbone, _, stem = request.param.partition("-")
+    spec = EncoderSpec(
+        name="test-r18.x",
+        method="test",
+        backbone=backbone,
+        dim=feature_dim(backbone),
+        preprocess=Preprocess(resize=40, size=32, mean=(0.1, 0.5, 0.9), std=(0.3, 0.2, 0.5)),
+        geometry=Geometry(stem=stem or "imagenet", bn_eps=1e-3),
+        sources=("random:0",),
+    )
+    encoder = sslzoo.Encoder.from_spec(spec, device="cpu")
+    randomised(encoder.backbone)
+    path = tmp_path_factory.mktemp("model") / "m"
+    encoder.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def batch():
+    return np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+
+
+def cosine(a, b):
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def test_openvino_equals_torch(folder, batch):
+    pytest.importorskip("openvino")
+    theirs = open_backend(f"local-dir:{folder}", device="cpu", backend="torch")
+    ours = open_backend(f"local-dir:{folder}", device="cpu", backend="openvino")
+    a, b = theirs(batch), ours(batch)
+    assert b.dtype == np.float32
+    assert cosine(a, b).min() > 1 - 1e-6
+    np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-3 * np.abs(a).max())
+    assert ours.space == theirs.space
+    assert ours.weights == theirs.weights
+
+
+def test_a_smaller_batch_is_padded_and_gives_the_same_rows(folder, batch):
+    pytest.importorskip("openvino")
+    run = open_backend(f"local-dir:{folder}", device="cpu", backend="openvino")
+    whole = run(batch)
+    np.testing.assert_array_equal(run(batch[:2]), whole[:2])
+    assert list(run._compiled) == [5]
+
+
+def test_auto_takes_openvino_where_it_is_and_the_weights_are_a_file(folder):
+    pytest.importorskip("openvino")
+    assert type(open_backend(f"local-dir:{folder}", device="cpu")).__name__ == "OpenVinoBackend"
+    assert isinstance(open_backend("random-r18", device="cpu"), TorchBackend)
+    assert isinstance(open_backend("pixels-32"), PixelsBackend)
+    encoder = sslzoo.load(f"local-dir:{folder}", device="cpu")
+    assert isinstance(open_backend(encoder), TorchBackend)  # its present weights, which may have changed
+    with pytest.raises(InputError, match="--backend torch"):
+        open_backend("random-r18", backend="openvino")
+    with pytest.raises(InputError, match="auto, torch or openvino"):
+        open_backend("random-r18", backend="tensorflow")
+
+
+def test_embed_without_torch_looks_up_no_host(model_folder, photos, tmp_path):
+    """`sslzoo embed` in a process where torch can't be imported and every name look-up is an error."""
+    pytest.importorskip("openvino")
+    code = f"""
+    import sys
+    for name in ("torch", "torchvision"):
+        sys.modules[name] = None
+    def watch(event, arguments):
+        if event.startswith("socket.") and event != "socket.__new__":
+            raise SystemExit(f"{{event}} {{arguments}}")
+    sys.addaudithook(watch)
+    sys.argv = ["sslzoo", "embed", {str(photos)!r}, "-m", {f"local-dir:{model_folder}"!r}, "-o", {str(tmp_path / "e")!r}, "-q"]
+    from sslzoo.cli import main
+    main()
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "CI"}  # which alone would silence openvino's telemetry
+    environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(sslzoo.open_embeddings(tmp_path / "e")) == 12
+    home = tmp_path / "home"
+    left = [p for p in home.rglob("*") if p.is_file() and "sslzoo" not in p.parts] if home.exists() else []
+    assert left == []
+
+
+def test_torch_leaves_the_mode_of_the_network(batch):
+    encoder = sslzoo.load("random-r18", device="cpu").train()
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    open_backend(encoder)(np.zeros((2, 96, 96, 3), np.uint8))
+    assert encoder.training
+    assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
+
+
+class Fake:
+    """A back end whose bf16 is off by a given angle, to test the choice."""
+
+    engine, space = "numpy", "s"
+    spec = EncoderSpec("x-r18.y", "x", "resnet18", 2, Preprocess(32, 32))
+
+    def __init__(self, precision, cosine, native=True):
+        self.precision, self.cosine, self.native = precision, cosine, native
+
+    def native_bf16(self):
+        return self.native
+
+    def __call__(self, batch):
+        c = self.cosine if self.precision == "bf16" else 1.0
+        return np.tile(np.array([c, (1 - c * c) ** 0.5], np.float32), (len(batch), 1))
+
+
+@pytest.mark.parametrize(
+    ("cosine", "native", "chosen"), [(0.9995, True, "bf16"), (0.998, True, "fp32"), (0.9999, False, "fp32")]
+)
+def test_bf16_is_taken_only_where_it_is_native_and_close(monkeypatch, tmp_path, cosine, native, chosen):
+    from sslzoo import backends
+
+    monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):  # the second time from the cache
+        assert backends._trusted(lambda p: Fake(p, cosine, native), "auto").precision == chosen
+    assert len(list((tmp_path / "cache").rglob("*.json"))) == native
+    assert backends._trusted(lambda p: Fake(p, cosine, native), "bf16").precision == "bf16"  # on request, always
+
+
+def test_the_photos_in_the_package_are_few_and_small():
+    files = list((sslzoo.hub.PACKAGE / "photos").glob("*.jpg"))
+    assert 3 <= len(files) <= 8
+    assert sum(f.stat().st_size for f in files) < 300_000
