@@ -3,7 +3,7 @@
 - The orientation that the file states (EXIF) is applied.
 - More than 8 bits a channel are scaled to 8, never clipped: 16-bit integers by 1/257, floats by their own range.
 - Transparency is laid over a background, white unless asked otherwise; palette, CMYK and the rest are converted to RGB.
-- Of an animation or a multi-page file the first frame counts, and the result says so.
+- Of an animation or a multi-page file the first frame counts (of HEIC the primary one), and the result says so.
 - A truncated file fails, unless `allow_truncated`.
 - A file that states more than `pixel_limit` pixels is refused before its pixels are read.
 No global setting of Pillow is changed.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -55,6 +55,10 @@ def decode(
             )  # Pillow warns of bombs and odd metadata; our limit and errors speak instead
             if isinstance(source, Image.Image):
                 return _to_rgb(source, source.size, background, pixel_limit, allow_truncated)
+            if is_heif(source):
+                image, several = _open_heif(source, pixel_limit)
+                decoded = _to_rgb(image, image.size, background, pixel_limit, allow_truncated)
+                return replace(decoded, flags=("first-frame", *decoded.flags)) if several else decoded
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 size = image.size
                 _check_pixels(size, pixel_limit)
@@ -72,6 +76,37 @@ def decode(
         raise ImageError("not enough memory to decode it", name) from None
     except Exception as error:  # a damaged file can raise anything from inside a decoder, and must not stop a run
         raise ImageError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, name) from None
+
+
+def is_heif(source: bytes | BinaryIO) -> bool:
+    """Whether the file says it is HEIF or HEIC (ISO 23008-12: an `ftyp` box with such a brand), whatever its name."""
+    if isinstance(source, bytes):
+        head = source[:12]
+    else:
+        head = source.read(12)
+        source.seek(0)
+    return head[4:8] == b"ftyp" and head[8:12] in (
+        b"heic",
+        b"heix",
+        b"hevc",
+        b"hevx",
+        b"heim",
+        b"heis",
+        b"mif1",
+        b"msf1",
+    )
+
+
+def _open_heif(source: bytes | BinaryIO, limit: int) -> tuple[Image.Image, bool]:
+    """The primary picture of a HEIF file, turned as the file says, and whether there are more."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError("HEIC needs another package: pip install 'sslzoo[heif]'") from None
+    # opened by the package's own function: registering it with Pillow would change Pillow for everyone
+    file = pillow_heif.open_heif(io.BytesIO(source) if isinstance(source, bytes) else source)
+    _check_pixels(file.size, limit)
+    return file.to_pillow(), len(file) > 1
 
 
 def _check_pixels(size: tuple[int, int], limit: int) -> None:

@@ -1,6 +1,7 @@
 """The decode policy, on files made here; pixels are checked, not only the absence of errors."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -142,3 +143,17 @@ def test_pillows_global_settings_stay_as_they_were():
     decode(encoded(Image.new("RGB", (4, 4)), "JPEG"), allow_truncated=True)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
     assert Image.MAX_IMAGE_PIXELS == 89478485
+
+
+def test_heic_is_read_where_its_package_is_and_named_where_not(monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    heif.from_pillow(quadrants((64, 48))).save(buffer, quality=95)
+    result = decode(buffer.getvalue())
+    assert (result.width, result.height) == (64, 48)
+    assert np.abs(np.asarray(result.image)[8, 8].astype(int) - (255, 0, 0)).max() < 40
+    with pytest.raises(ImageError, match="64x48 is more than 100 pixels"):
+        decode(buffer.getvalue(), pixel_limit=100)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=r"pip install 'sslzoo\[heif\]'"):
+        decode(buffer.getvalue())
