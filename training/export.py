@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
@@ -79,6 +80,9 @@ def export(
     final = dataclasses.replace(spec, sources=())
     (folder / hub.CONFIG).write_text(final.to_json(), encoding="utf-8")
     (folder / hub.CARD).write_text(render_card(final, facts), encoding="utf-8")
+    for record in ("run.json", "log.jsonl"):
+        if (run / record).is_file():
+            shutil.copy(run / record, folder / record)
     return spec
 
 
@@ -105,7 +109,7 @@ def measure(spec: EncoderSpec, data: Mapping[str, Path]) -> list[ReportedScore]:
         train, test = discover.split(folder, "train"), discover.split(folder, "val", "test")
         if not train or not test:
             raise InputError(f"{folder} needs train.parquet and val.parquet (or test.parquet) to be scored on")
-        ours, random, pixels = knn_table(train, test, spec, device="cpu").values()
+        ours, random, pixels = knn_table(train, test, spec, device="cpu", precision="fp32").values()
         hashes = ", ".join(f"{path.name} {hub.sha256(path)[:8]}" for path in (*train, *test))
         for score, baseline, raw in zip(ours, random, pixels, strict=True):
             dataset = f"{name} (sha256 of {hashes})"
@@ -133,4 +137,6 @@ def render_card(spec: EncoderSpec, facts: Mapping[str, Any]) -> str:
     values = spec.to_dict() | spec.preprocess.to_dict() | dict(facts)
     defaults = dict.fromkeys(("processor", "threads", "torch", "images", "minutes"), "?")
     table = "\n".join(rows) if spec.scores else "Not measured."
+    remark = f" {facts['remark']}" if "remark" in facts else ""
+    values |= {"remark": remark, "epochs": f"{spec.epochs:g}" if spec.epochs else "?"}
     return Template(CARD.read_text(encoding="utf-8")).substitute(defaults | values | {"scores": table})
