@@ -24,7 +24,7 @@ from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError, SslzooError
 from sslzoo.evaluate.knn import knn
 from sslzoo.images import discover
-from training import data, engine, recipe
+from training import checkpoint, data, engine, recipe
 from training.methods import Method
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -49,7 +49,7 @@ def run(
     """Train an encoder without labels. Ctrl-C, SIGTERM and --max-minutes leave a checkpoint for --resume."""
     settings = recipe.load(name, overrides or [])
     out = output or Path("runs") / settings.name
-    if (out / engine.CHECKPOINT).exists() and not resume:
+    if (out / checkpoint.FILE).exists() and not resume:
         raise InputError(f"{out} holds a run already; add --resume to continue it, or choose another --output")
     train_set, judge = load_data(data_path, settings)
     out.mkdir(parents=True, exist_ok=True)
