@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def start() -> None:
@@ -31,6 +33,19 @@ def world() -> int:
 def rank() -> int:
     """This process's number, from 0."""
     return dist.get_rank() if world() > 1 else 0
+
+
+def parallel(module: nn.Module) -> nn.Module:
+    """The module with its gradients averaged over the processes.
+
+    Buffers are not exchanged: they are equal in all processes (a queue), or nothing depends on them (BN's running
+    statistics where BN is not synchronised).
+    """
+    if world() == 1:
+        return module
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # recent versions want a new name, which older ones don't know
+        return DistributedDataParallel(module, broadcast_buffers=False)
 
 
 def any_rank(flag: bool) -> bool:

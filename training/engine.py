@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from sslzoo import backbones
 from sslzoo.backends.processor import native_bf16
@@ -92,8 +91,7 @@ def train(
         norms.synchronize(method, device)
     if recipe.compile:
         method.backbone.compile()  # in place, so that the checkpoint's names stay
-    # a method's buffers are equal in all processes, or nothing depends on them (BN's running statistics)
-    model = DistributedDataParallel(method, broadcast_buffers=False) if world > 1 else method
+    model = distributed.parallel(method)
     optimizer = optim.build(method, recipe)
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
 

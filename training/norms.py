@@ -35,6 +35,7 @@ class SplitNorm(_BatchNorm):
         with torch.no_grad():
             self.running_mean.copy_(torch.stack(means).mean(0))
             self.running_var.copy_(torch.stack(variances).mean(0))
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         return torch.cat(parts)
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -64,6 +65,7 @@ class SyncNorm(_BatchNorm):
             assert self.running_mean is not None and self.running_var is not None
             self.running_mean.lerp_(mean, self.momentum or 0.1)
             self.running_var.lerp_(variance * n / (n - 1), self.momentum or 0.1)
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         return y.to(x.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
