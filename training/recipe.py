@@ -119,7 +119,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A recipe's keys over those of the recipe it names as its `base`; tables are merged, lists replaced."""
+    """A recipe's keys over those of the one it names as its `base`; lists are replaced, and another method's options too."""
     values = tomllib.loads(path.read_text(encoding="utf-8"))
     if "base" not in values:
         return values
@@ -127,9 +127,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not base.is_file():
         raise InputError(f"{path} has the base {base.stem!r}, and there is no {base}")
     under = _read(base)
-    return under | {
-        key: under[key] | value if isinstance(value, dict) and key in under else value for key, value in values.items()
-    }
+    options = values.get("method_options", {})
+    if values.get("method", under["method"])[:4] == under["method"][:4]:  # MoCo v1 and v2 share theirs
+        options = under.get("method_options", {}) | options
+    return under | values | {"method_options": options}
 
 
 def _override(values: dict[str, Any], item: str) -> None:

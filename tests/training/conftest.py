@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -68,32 +67,3 @@ class TinyNet(nn.Sequential):
 def tiny_net(monkeypatch):
     """Makes the loop build TinyNet whatever backbone the recipe names."""
     monkeypatch.setattr(engine.backbones, "build", lambda name, **options: TinyNet())
-
-
-def shapes(n, seed, size=32):
-    """Images uint8 `[n, 3, size, size]` of four classes and their labels.
-
-    The class is the shape alone (disk, ring, cross, stripes); its colour, size and place and the background's two colours
-    and slope are random.
-    """
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:size, 0:size] / size
-    labels = rng.integers(0, 4, n)
-    images = np.empty((n, size, size, 3))
-    for i, label in enumerate(labels):
-        radius = rng.uniform(0.2, 0.3)
-        cx, cy = rng.uniform(radius, 1 - radius, 2)
-        dx, dy = (x - cx) / radius, (y - cy) / radius
-        r = np.hypot(dx, dy)
-        inside = [
-            r < 0.85,
-            (r < 1.1) & (r > 0.65),
-            (np.maximum(abs(dx), abs(dy)) < 1.1) & (np.minimum(abs(dx), abs(dy)) < 0.3),
-            (np.maximum(abs(dx), abs(dy)) < 1.1) & (np.floor(dy * 2.3 + 20) % 2 == 0),
-        ][label]
-        slope = (x * rng.normal() + y * rng.normal())[..., None]
-        low, high, colour = rng.uniform(0, 255, (3, 3))
-        background = low + (high - low) * (slope - slope.min()) / np.ptp(slope)
-        images[i] = np.where(inside[..., None], colour, background)
-    images += rng.normal(0, 4, images.shape)
-    return torch.from_numpy(images.clip(0, 255).astype(np.uint8)).permute(0, 3, 1, 2).contiguous(), labels
