@@ -22,10 +22,11 @@ from tqdm import tqdm
 from sslzoo.backends.allocator import keep_freed_memory
 from sslzoo.backends.processor import native_bf16
 from sslzoo.embeddings import Embeddings
+from sslzoo.encoder import load as load_encoder
 from sslzoo.errors import InputError, SslzooError
 from sslzoo.evaluate.knn import knn
 from sslzoo.images import discover
-from training import data, engine, recipe
+from training import checkpoint, data, distributed, engine, recipe
 from training.methods import Method
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -45,19 +46,37 @@ def run(
         float | None, typer.Option(help="Stop cleanly after so many minutes, ready to --resume.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run folder's checkpoint.")] = False,
+    init: Annotated[
+        str, typer.Option(metavar="MODEL", help="Start from an encoder's weights, by name or folder.")
+    ] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
-    """Train an encoder without labels. Ctrl-C, SIGTERM and --max-minutes leave a checkpoint for --resume."""
+    """Train an encoder without labels. Ctrl-C, SIGTERM and --max-minutes leave a checkpoint for --resume.
+
+    Under torchrun each process takes a part of every batch.
+    """
     settings = recipe.load(name, overrides or [])
+    distributed.start()
+    if device == "cuda" and distributed.world() > 1:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
     out = output or Path("runs") / settings.name
-    if (out / engine.CHECKPOINT).exists() and not resume:
+    if (out / checkpoint.FILE).exists() and not resume:
         raise InputError(f"{out} holds a run already; add --resume to continue it, or choose another --output")
     train_set, judge = load_data(data_path, settings)
     out.mkdir(parents=True, exist_ok=True)
     record(out / "recipe.json", settings.to_dict())
-    method = engine.build(settings)
+    method = engine.build(settings, initial_weights(init, settings) if init else None)
     began, stop = time.monotonic(), stop_condition(max_minutes)
-    record(out / "run.json", start_facts(device, settings, len(train_set)))
+    if distributed.rank():  # one process writes, logs and judges for all
+        for _ in engine.train(method, train_set.images, settings, out=out, resume=resume, device=device, stop=stop):
+            pass
+        distributed.end()
+        return
+    record(
+        out / "run.json",
+        start_facts(device, settings, len(train_set)) | {"init": init, "processes": distributed.world()},
+    )
     reports = engine.train(method, train_set.images, settings, out=out, resume=resume, device=device, stop=stop)
     finished = False
     with (out / "log.jsonl").open("a") as log, tqdm(unit="step", desc=settings.name) as bar:
@@ -77,6 +96,7 @@ def run(
     record(
         out / "run.json", {"minutes": round(minutes + json.loads((out / "run.json").read_text()).get("minutes", 0), 1)}
     )
+    distributed.end()
     then = f"python -m training export {out} -o FOLDER" if finished else "the same command with --resume"
     typer.echo(f"{out}: {'finished' if finished else 'stopped'} after {minutes:.1f} minutes; next: {then}")
 
@@ -105,6 +125,18 @@ def export(
         typer.echo(
             f"{s.dataset.split()[0]}: {s.value:.4f} (random weights {s.random_weights}, pixels {s.raw_pixels}) {s.protocol}"
         )
+
+
+def initial_weights(name: str, settings: recipe.Recipe) -> dict[str, torch.Tensor]:
+    """The backbone's weights of an encoder of the same architecture."""
+    encoder = load_encoder(name, device="cpu")
+    theirs, ours = (encoder.spec.backbone, encoder.spec.geometry.stem), (settings.backbone, settings.stem)
+    if theirs != ours:
+        raise InputError(
+            f"{name} is a {theirs[0]} with the {theirs[1]} stem and the recipe trains a {ours[0]} with the {ours[1]} stem; "
+            f"add --set backbone={theirs[0]} --set stem={theirs[1]}"
+        )
+    return encoder.backbone.state_dict()
 
 
 def load_data(path: str, settings: recipe.Recipe) -> tuple[data.ImageSet, Callable[[Method], dict[str, float]]]:

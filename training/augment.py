@@ -15,6 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sslzoo.errors import InputError
+
 GREY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma as torchvision rounds it
 ORDERS = torch.tensor(list(itertools.permutations(range(4))))  # [24, 4]
 
@@ -31,6 +33,7 @@ class View:
     size: int = 32
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = "bilinear"
     flip: float = 0.5
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     jitter_p: float = 0.8
@@ -40,16 +43,23 @@ class View:
     blur_kernel: float = 0.1
     solarize_p: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise InputError(f"interpolation is {self.interpolation!r}; use bilinear or bicubic")
+
 
 def make_view(images: Tensor, view: View, size: int, generator: torch.Generator) -> Tensor:
     """One random view of each image: uint8 `[n, 3, h, w]` to float32 `[n, 3, size, size]` in [0, 1]."""
     n, _, height, width = images.shape
     top, left, crop_h, crop_w = random_crop_boxes(n, height, width, view.scale, view.ratio, generator)
     flip = _chance(n, view.flip, generator)
-    rows = resize_matrix(top, crop_h, size, height)
-    columns = resize_matrix(left, crop_w, size, width)
+    bicubic = view.interpolation == "bicubic"
+    rows = resize_matrix(top, crop_h, size, height, bicubic=bicubic)
+    columns = resize_matrix(left, crop_w, size, width, bicubic=bicubic)
     columns = torch.where(flip[:, None, None], columns.flip(1), columns)
     x = crop_resize(images, rows, columns)
+    if bicubic:
+        x = x.clamp_(0, 1)  # the cubic overshoots at edges
     if view.jitter_p and any(view.jitter):
         x = color_jitter(x, view.jitter, view.jitter_p, generator)
     if view.grey_p:
@@ -99,8 +109,10 @@ def random_crop_boxes(
     return top, left, h, w
 
 
-def resize_matrix(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:
+def resize_matrix(start: Tensor, length: Tensor, size: int, pixels: int, *, bicubic: bool = False) -> Tensor:
     """The linear map `[n, size, pixels]` that resamples pixels start … start+length to `size` with PIL's triangle filter.
+
+    Or with PIL's cubic one, which is Keys's with a = -0.5.
 
     Each output pixel is a weighted mean over its footprint in the crop; the footprint widens with the reduction
     (antialiasing) and is cut off at the crop's border, as when PIL resizes an image that was cropped before.
@@ -111,7 +123,12 @@ def resize_matrix(start: Tensor, length: Tensor, size: int, pixels: int) -> Tens
     inputs = torch.arange(pixels, device=start.device)[None, None, :] + 0.5
     distance = inputs - (start[:, None, None] + outputs * scale)
     inside = (inputs > start[:, None, None]) & (inputs < (start + length)[:, None, None])
-    weights = (1 - distance.abs() / support).clamp_min(0) * inside
+    x = distance.abs() / support
+    if bicubic:
+        near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+        weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0)) * inside
+    else:
+        weights = (1 - x).clamp_min(0) * inside
     return weights / weights.sum(2, keepdim=True)
 
 

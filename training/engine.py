@@ -6,9 +6,8 @@ needs no generator state, and a resumed run repeats an unbroken one bit for bit 
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +18,11 @@ from torch import Tensor
 from sslzoo import backbones
 from sslzoo.backends.processor import native_bf16
 from sslzoo.errors import InputError, SslzooError
-from training import optim
+from training import checkpoint, distributed, norms, optim
 from training.augment import make_view, normalize
 from training.methods import METHODS, Method
 from training.methods.base import collapse
 from training.recipe import Recipe
-
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -47,13 +44,15 @@ class Diverged(SslzooError):
     """The loss is not a number any more."""
 
 
-def build(recipe: Recipe) -> Method:
-    """The method with freshly initialised weights, which depend on the recipe's seed alone."""
+def build(recipe: Recipe, weights: Mapping[str, Tensor] | None = None) -> Method:
+    """The method with freshly initialised weights, which depend on the recipe's seed alone; `weights` are a backbone's."""
     if recipe.method not in METHODS:
         raise InputError(f"unknown method {recipe.method!r}; there are: {', '.join(METHODS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         backbone = backbones.build(recipe.backbone, stem=recipe.stem, zero_init_residual=recipe.zero_init_residual)
+        if weights is not None:
+            backbone.load_state_dict(weights)
         return METHODS[recipe.method](backbone, backbone.dim, **recipe.method_options)
 
 
@@ -72,63 +71,79 @@ def train(
 
     With `out`, a checkpoint is written there after each epoch and when the loop ends; `resume` continues from it.
     `stop` is asked before every step and ends the loop cleanly. Raises Diverged when the loss is not finite.
+    Under torchrun each process computes its part of every batch; the reports are of its own part.
     """
-    batch = recipe.batch_size
+    batch, world, rank = recipe.batch_size, distributed.world(), distributed.rank()
+    parts = world * recipe.accumulate
     if len(images) < batch:
         raise InputError(
             f"{len(images)} images don't fill a batch of {batch}; add --set batch_size={max(2, len(images) // 4)}"
+        )
+    if batch % parts or batch // parts < 2:
+        raise InputError(
+            f"batch_size {batch} can't be split over {parts} parts (processes x accumulate) of two or more"
         )
     per_epoch = len(images) // batch  # the last, smaller batch is dropped: batch statistics want a constant size
     steps = per_epoch * recipe.epochs
     images = images.to(device)
     method.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if world > 1 and recipe.sync_bn:
+        norms.synchronize(method, device)
+    if recipe.compile:
+        method.backbone.compile()  # in place, so that the checkpoint's names stay
+    model = distributed.parallel(method)
     optimizer = optim.build(method, recipe)
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
 
-    step = load_checkpoint(out, method, optimizer, recipe, len(images)) if resume and out is not None else 0
+    step = checkpoint.load(out, method, optimizer, recipe, len(images)) if resume and out is not None else 0
     saved = -1
     order = torch.empty(0, dtype=torch.long)
-    total = torch.zeros((), device=device)
+    total, first_bad = torch.zeros((), device=device), torch.tensor(steps, device=device)
     counted, began, output = 0, time.perf_counter(), torch.zeros(2, 2)
     rate = 0.0
     while step < steps:
-        if stop():
+        if distributed.any_rank(stop()):
             break
         epoch, position = divmod(step, per_epoch)
         if position == 0 or len(order) == 0:
             order = torch.randperm(len(images), generator=generator(recipe.seed, 0, epoch))
         progress = step / steps
-        rows = order[position * batch : (position + 1) * batch].to(device)
-        noise = generator(recipe.seed, 1, step, device=device)
-        torch.manual_seed(_seed(recipe.seed, 2, step))
+        rows = order[position * batch : (position + 1) * batch].chunk(parts)
+        torch.manual_seed(_seed(recipe.seed, 2, step))  # the same in every process
         rate = optim.set_learning_rate(optimizer, recipe, progress)
 
-        views = make_views(images[rows], recipe, progress, noise)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            loss, outputs = method.loss(views, progress)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        for part in range(rank * recipe.accumulate, (rank + 1) * recipe.accumulate):
+            noise = generator(recipe.seed, 1, step, *([part] if part else []), device=device)
+            views = make_views(images[rows[part].to(device)], recipe, progress, noise)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+                loss, outputs = model(views, progress)
+            (loss / recipe.accumulate).backward()
+            total += loss.detach() / recipe.accumulate
+        if recipe.clip_grad:
+            torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip_grad)
         optimizer.step()
         method.after_step(progress)
+        first_bad = torch.where(total.isfinite(), first_bad, first_bad.clamp_max(step))
         step += 1
 
-        total += loss.detach()
-        counted, output = counted + 1, outputs["z"].detach()
+        counted, output = counted + 1, outputs["z"]
         end_of_epoch = step % per_epoch == 0
         if end_of_epoch or time.perf_counter() - began > report_seconds:
-            if not torch.isfinite(total):
-                lower = recipe.lr_per_256 / 3
-                raise Diverged(
-                    f"the loss is not finite before step {step} of {steps}; try --set lr_per_256={lower:.3g}"
-                )
+            if int(first_bad) < steps:
+                break
             report = _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
-            if end_of_epoch and out is not None:
-                save_checkpoint(out, method, optimizer, recipe, step, len(images))
+            if end_of_epoch and out is not None and rank == 0:
+                checkpoint.save(out, method, optimizer, recipe, step, len(images))
                 saved = step
             yield report
             total, counted, began = torch.zeros_like(total), 0, time.perf_counter()
-    if out is not None and saved != step:
-        save_checkpoint(out, method, optimizer, recipe, step, len(images))
+    if (bad := int(first_bad)) < steps:
+        where = "" if out is None else f"; see {checkpoint.dump(out, method, views, bad, rate)}"
+        lower = recipe.lr_per_256 / 3
+        raise Diverged(f"the loss is not finite at step {bad} of {steps}{where}; try --set lr_per_256={lower:.3g}")
+    if out is not None and saved != step and rank == 0:
+        checkpoint.save(out, method, optimizer, recipe, step, len(images))
     if step < steps and counted:
         yield _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
 
@@ -157,44 +172,3 @@ def _seed(*stream: int) -> int:
 def generator(*stream: int, device: str = "cpu") -> torch.Generator:
     """A generator whose numbers depend on the integers alone."""
     return torch.Generator(device).manual_seed(_seed(*stream))
-
-
-def save_checkpoint(
-    out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, images: int
-) -> None:
-    """Everything needed to go on, written under a temporary name and renamed, so that a kill leaves the last one whole."""
-    out.mkdir(parents=True, exist_ok=True)
-    state = {
-        "step": step,
-        "images": images,
-        "recipe": recipe.to_dict(),
-        "method": method.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    temporary = out / (CHECKPOINT + ".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, out / CHECKPOINT)
-
-
-def load_checkpoint(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, images: int) -> int:
-    """Restores method and optimiser and returns the step; 0 when there is no checkpoint yet.
-
-    Raises InputError when the checkpoint is of another recipe or another number of images, since the run would then be
-    neither the old one nor the new one.
-    """
-    path = out / CHECKPOINT
-    if not path.is_file():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    ours, theirs = recipe.to_dict(), state["recipe"]
-    if changed := sorted(key for key in ours if ours[key] != theirs.get(key)):
-        raise InputError(
-            f"{path} was made with another {', '.join(changed)}; resume without --set, or choose another --output"
-        )
-    if state["images"] != images:
-        raise InputError(
-            f"{path} was made on {state['images']} images and there are {images} now; choose another --output"
-        )
-    method.load_state_dict(state["method"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])

@@ -20,7 +20,7 @@ from sslzoo.errors import InputError
 from sslzoo.images import discover
 from sslzoo.spec import Canary, EncoderSpec, Geometry, Preprocess, ReportedScore, feature_dim
 from training import recipe
-from training.engine import CHECKPOINT
+from training.checkpoint import FILE as CHECKPOINT
 from training.methods import METHODS
 
 CANARY = "cat-chelsea.jpg"

@@ -23,7 +23,11 @@ class Recipe:
     `lr_per_256` is scaled linearly with the batch (Goyal et al., arXiv:1706.02677). `store_size` is the side in px at
     which the data set is kept in memory. `progressive` lists (from which share of the run, factor of the views' size).
     `precision` is "auto" (bf16 where the processor computes it natively), "bf16" or "fp32". `method_options` are the
-    keyword arguments of the method's class.
+    keyword arguments of the method's class. `optimizer` is "sgd", "lars" or "adamw". The rate warms up from `start_lr`
+    and follows half a cosine down to `final_lr`, or is divided by ten at each share of the run in `lr_steps`.
+    `batch_size` counts the images of one optimiser step, over all processes and the `accumulate` parts that it is
+    computed in. `clip_grad` bounds the gradient's norm (0: no bound). `sync_bn` takes BN's statistics over all
+    processes. `compile` compiles the backbone.
     """
 
     name: str
@@ -41,6 +45,13 @@ class Recipe:
     warmup_epochs: float = 0.0
     final_lr: float = 0.0
     decay_norms: bool = True
+    optimizer: str = "sgd"
+    start_lr: float = 0.0
+    lr_steps: tuple[float, ...] = ()
+    clip_grad: float = 0.0
+    accumulate: int = 1
+    sync_bn: bool = True
+    compile: bool = False
     progressive: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -54,6 +65,10 @@ class Recipe:
             raise InputError(f"batch_size is {self.batch_size}; batch statistics need at least 2")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise InputError(f"precision is {self.precision!r}; use auto, bf16 or fp32")
+        if self.optimizer not in ("sgd", "lars", "adamw"):
+            raise InputError(f"optimizer is {self.optimizer!r}; use sgd, lars or adamw")
+        if self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise InputError(f"accumulate is {self.accumulate}, which does not divide batch_size {self.batch_size}")
         if not self.progressive or self.progressive[0][0] != 0:
             raise InputError("progressive must begin at share 0.0 of the run, for example [[0.0, 0.625], [0.7, 1.0]]")
 
@@ -80,7 +95,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
         _check_keys(view, View, "views")
     values["views"] = tuple(View(**{k: _frozen(v) for k, v in view.items()}) for view in values.get("views", ()))
     required = [f.name for f in dataclasses.fields(Recipe) if f.default is f.default_factory is dataclasses.MISSING]
-    if missing := [name for name in required if not values.get(name)]:
+    if missing := [name for name in required if values.get(name) in (None, "", ())]:
         raise InputError(f"the recipe lacks {', '.join(missing)}")
     return Recipe(**{k: v if k == "method_options" else _frozen(v) for k, v in values.items()})
 
@@ -96,11 +111,26 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(
             f"no recipe {name_or_path!r}; {'did you mean' if near else 'there are'}: {', '.join(near or known)}"
         )
-    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    values = _read(path)
     values.setdefault("name", path.stem)
     for item in overrides:
         _override(values, item)
     return from_dict(values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A recipe's keys over those of the one it names as its `base`; lists are replaced, and another method's options too."""
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    if "base" not in values:
+        return values
+    base = path.with_name(values.pop("base") + ".toml")
+    if not base.is_file():
+        raise InputError(f"{path} has the base {base.stem!r}, and there is no {base}")
+    under = _read(base)
+    options = values.get("method_options", {})
+    if values.get("method", under["method"])[:4] == under["method"][:4]:  # MoCo v1 and v2 share theirs
+        options = under.get("method_options", {}) | options
+    return under | values | {"method_options": options}
 
 
 def _override(values: dict[str, Any], item: str) -> None:

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch import nn
 
-from training import recipe
+from training import engine, recipe
 
 
 @pytest.fixture
@@ -15,7 +16,21 @@ def tiny():
     """A recipe small enough for a test: two epochs of four steps."""
 
     def make(method="simclr", **changes):
-        options = {"simclr": {"hidden": 32, "projection": 16}, "simsiam": {"projection": 32, "prediction": 8}}
+        options = {
+            "simclr": {"hidden": 32, "projection": 16},
+            "mocov1": {"projection": 16, "queue": 24, "splits": 2},
+            "mocov2": {"projection": 16, "queue": 24, "splits": 2, "symmetric": True},
+            "byol": {"hidden": 32, "projection": 16},
+            "simsiam": {"projection": 32, "prediction": 8},
+            "swav": {
+                "hidden": 32,
+                "projection": 16,
+                "prototypes": 12,
+                "queue": 20,
+                "queue_from": 0.4,
+                "freeze_until": 0.2,
+            },
+        }
         values = {
             "name": "tiny",
             "method": method,
@@ -34,3 +49,21 @@ def tiny():
         return recipe.from_dict(values | changes)
 
     return make
+
+
+class TinyNet(nn.Sequential):
+    """Three convolutions with BN, a network that a test can train in seconds; features `[n, 64]`."""
+
+    dim = 64
+
+    def __init__(self):
+        layers = []
+        for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
+            layers += [nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.fixture
+def tiny_net(monkeypatch):
+    """Makes the loop build TinyNet whatever backbone the recipe names."""
+    monkeypatch.setattr(engine.backbones, "build", lambda name, **options: TinyNet())

@@ -1,10 +1,15 @@
 """The loop: exact resume, clean stops, and refusals."""
 
+import json
+
 import pytest
 import torch
 
 from sslzoo.errors import InputError
-from training import engine
+from training import checkpoint, engine
+from training.methods import METHODS
+
+pytestmark = pytest.mark.usefixtures("tiny_net")
 
 
 def run(recipe, images, **options):
@@ -18,7 +23,7 @@ def stop_after(steps):
     return lambda: next(asked, None) is None
 
 
-@pytest.mark.parametrize("method", ["simclr", "simsiam"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", [3, 4, 6])  # in the middle of an epoch, at its end, in the second
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tiny, images, tmp_path, method, steps):
     recipe = tiny(method)
@@ -45,7 +50,7 @@ def test_training_between_reports_is_not_changed_by_evaluation(tiny, images):
 def test_the_seed_decides_the_run(tiny, images):
     first, _ = run(tiny(epochs=1), images)
     other, _ = run(tiny(epochs=1, seed=1), images)
-    assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
+    assert not torch.equal(first["backbone.0.weight"], other["backbone.0.weight"])
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tiny, images, tmp_path):
@@ -70,3 +75,49 @@ def test_low_resolution_first_then_full(tiny):
     recipe = tiny()
     view = recipe.views[0]
     assert [recipe.view_size(view, p) for p in (0.0, 0.59, 0.6, 0.99)] == [8, 8, 16, 16]
+
+
+def test_parts_of_a_batch_add_up_to_one_step(tiny, images):
+    """BYOL's target moves once per optimiser step, however many parts the batch is computed in."""
+    recipe = tiny("byol", accumulate=5)
+    method = engine.build(recipe)
+    moves = []
+    method.after_step = moves.append
+    reports = list(engine.train(method, images, recipe))
+    assert len(moves) == reports[-1].step == 8
+    with pytest.raises(InputError, match="can't be split over 10 parts"):
+        run(tiny(accumulate=10), images)
+
+
+def test_clipping_bounds_the_gradient(tiny, images):
+    recipe = tiny(clip_grad=1e-6, momentum=0.0, weight_decay=0.0, warmup_epochs=0.0, epochs=1)
+    before = engine.build(recipe).state_dict()
+    after, reports = run(recipe, images)
+    moved = sum((after[k] - before[k]).square().sum() for k in after if k.endswith("weight")).sqrt()
+    assert 0 < moved.item() <= reports[-1].step * recipe.learning_rate * 1e-6
+
+
+def test_where_the_loss_stopped_being_a_number_is_written_down(tiny, images, tmp_path):
+    with pytest.raises(engine.Diverged, match=r"at step 1 of 8; see .*diverged.json"):
+        run(tiny("simsiam", lr_per_256=1e30, warmup_epochs=0.0), images, out=tmp_path)
+    report = json.loads((tmp_path / "diverged.json").read_text())
+    assert report["first step whose loss is not finite"] == 1
+    assert "weight backbone.0.weight" in report["not finite"]
+    assert "view 0" in report["largest"]
+    assert not (tmp_path / checkpoint.FILE).exists()
+
+
+def test_training_starts_from_given_weights(tiny):
+    weights = {k: v + 1 for k, v in engine.build(tiny("byol")).backbone.state_dict().items()}
+    method = engine.build(tiny("byol"), weights)
+    for k, v in weights.items():
+        assert torch.equal(method.backbone.state_dict()[k], v)
+        assert torch.equal(method.target[0].state_dict()[k], v)
+
+
+def test_a_checkpoint_from_before_a_key_existed_goes_on(tiny, images, tmp_path):
+    run(tiny(epochs=2), images, out=tmp_path, stop=stop_after(3))
+    state = torch.load(tmp_path / checkpoint.FILE, weights_only=True)
+    del state["recipe"]["optimizer"], state["recipe"]["accumulate"]
+    torch.save(state, tmp_path / checkpoint.FILE)
+    assert run(tiny(epochs=2), images, out=tmp_path, resume=True)[1][-1].done

@@ -80,6 +80,19 @@ def test_stopping_and_going_on(run, photos, tmp_path):
     assert "finished" in out
 
 
+def test_starting_from_an_encoder(run, photos, model_folder, tmp_path):
+    import torch
+
+    go = ("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--set", "lr_per_256=0.0", "--init")
+    code, _, err = run(*go, f"local-dir:{model_folder}")
+    assert code in (0, None), err
+    state = torch.load(tmp_path / "r" / "checkpoint.pt", weights_only=True)["method"]
+    start = sslzoo.load(f"local-dir:{model_folder}", device="cpu").backbone.state_dict()
+    torch.testing.assert_close(state["backbone.conv1.weight"], start["conv1.weight"])
+    code, _, err = run(*go, f"local-dir:{model_folder}", "--set", "stem=cifar", "-o", "other")
+    assert code == 1 and "--set stem=imagenet" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

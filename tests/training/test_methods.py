@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sslzoo.errors import InputError
 from training.heads import mlp
 from training.methods.base import collapse
 from training.methods.simclr import SimCLR, nt_xent
-from training.methods.simsiam import SimSiam, negative_cosine
+from training.methods.simsiam import SimSiam, cross_entropy, negative_cosine
 
 
 class Pool(nn.Module):
@@ -32,25 +33,61 @@ def test_nt_xent_is_equation_1():
 
         others = [math.exp(similarity(i, k)) for k in range(2 * n) if k != i]
         total += -math.log(math.exp(similarity(i, j)) / sum(others))
-    assert float(nt_xent(z, temperature)) == pytest.approx(total / (2 * n), rel=1e-5)
+    assert nt_xent(z, temperature=temperature).item() == pytest.approx(total / (2 * n), rel=1e-5)
 
 
 def test_nt_xent_of_perfectly_separated_pairs_is_nearly_zero():
     z = torch.eye(6).repeat(2, 1)
-    assert float(nt_xent(z, 0.05)) < 1e-6
-    assert float(nt_xent(torch.ones(12, 4), 0.5)) == pytest.approx(math.log(11))  # all alike: one of 2n-1
+    assert nt_xent(z, temperature=0.05).item() < 1e-6
+    assert nt_xent(torch.ones(12, 4), temperature=0.5).item() == pytest.approx(math.log(11))  # all alike: one of 2n-1
 
 
-def test_simsiam_is_equation_1_and_stops_the_gradient():
+def test_nt_xent_is_fp32_under_autocast():
+    z = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(nt_xent(z, temperature=0.1), nt_xent(z.clone(), temperature=0.1))
+        half = nt_xent(z, temperature=0.1)
+    assert torch.equal(half, nt_xent(z, temperature=0.1))
+
+
+def test_simsiam_is_equation_1():
     p, z = torch.randn(4, 6), torch.randn(4, 6)
     expected = -sum(float(p[i] @ z[i] / (p[i].norm() * z[i].norm())) for i in range(4)) / 4
-    p.requires_grad_()
-    z.requires_grad_()
-    loss = negative_cosine(p, z)
-    assert loss.detach().item() == pytest.approx(expected, rel=1e-5)
+    assert negative_cosine(p, z).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_cross_entropy_similarity_by_hand():
+    p, z = torch.tensor([[math.log(3.0), 0.0]]), torch.zeros(1, 2)
+    assert cross_entropy(p, z).item() == pytest.approx(-0.5 * math.log(0.75) - 0.5 * math.log(0.25), rel=1e-6)
+
+
+@pytest.mark.parametrize("stop_gradient", [True, False])
+def test_the_stop_gradient(stop_gradient):
+    """With it, the projector learns only through the predictor: a predictor of zeros passes nothing on."""
+    torch.manual_seed(0)
+    method = SimSiam(Pool(), 4, projection=8, prediction=4, stop_gradient=stop_gradient)
+    nn.init.zeros_(method.predictor[-1].weight)
+    loss, _ = method.loss([torch.rand(6, 3, 4, 4), torch.rand(6, 3, 4, 4)], 0.0)
     loss.backward()
-    assert p.grad is not None
-    assert z.grad is None
+    assert (method.projector[0].weight.grad.abs().sum() == 0) == stop_gradient
+
+
+def test_simsiam_ablations():
+    views = [torch.rand(6, 3, 4, 4), torch.rand(6, 3, 4, 4)]
+    one_way = SimSiam(Pool(), 4, projection=8, prediction=4, symmetric=False).eval()
+    z2 = one_way.projector(one_way.backbone(views[1]))
+    p1 = one_way.predictor(one_way.projector(one_way.backbone(views[0])))
+    torch.testing.assert_close(one_way.loss(views, 0.0)[0], negative_cosine(p1, z2))
+    assert isinstance(SimSiam(Pool(), 4, projection=8, predictor=False).predictor, nn.Identity)
+    counts = {}
+    for norm in ("none", "hidden", "default", "all"):
+        method = SimSiam(Pool(), 4, projection=8, prediction=4, norm=norm)
+        counts[norm] = sum(isinstance(m, nn.BatchNorm1d) for m in method.modules())
+    assert counts == {"none": 0, "hidden": 3, "default": 4, "all": 5}  # table 3
+    with pytest.raises(InputError, match="use none, hidden, default, all"):
+        SimSiam(Pool(), 4, norm="layer")
+    with pytest.raises(InputError, match="use cosine or cross-entropy"):
+        SimSiam(Pool(), 4, similarity="dot")
 
 
 def test_simsiam_is_symmetric_and_lies_in_minus_one_to_one():

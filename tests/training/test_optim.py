@@ -47,3 +47,45 @@ def test_frozen_parameters_are_left_out(tiny):
     method.backbone.conv1.weight.requires_grad_(False)
     groups = optim.parameter_groups(method, 0.0, decay_norms=True)
     assert id(method.backbone.conv1.weight) not in {id(p) for g in groups for p in g["params"]}
+
+
+def test_warmup_from_a_start_and_steps_instead_of_the_cosine():
+    assert optim.learning_rate(0.05, base=4.8, warmup=0.1, start=0.3) == pytest.approx(2.55)
+    rates = [optim.learning_rate(p, base=0.03, warmup=0.0, steps=(0.6, 0.8)) for p in (0.0, 0.59, 0.6, 0.8, 0.99)]
+    assert rates == pytest.approx([0.03, 0.03, 0.003, 0.0003, 0.0003])
+
+
+def test_lars_by_hand():
+    w = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    b = torch.nn.Parameter(torch.tensor([1.0]))
+    groups = [
+        {"params": [w], "weight_decay": 0.5, "adapt": True},
+        {"params": [b], "weight_decay": 0.0, "adapt": False},
+    ]
+    lars = optim.LARS(groups, lr=2.0, momentum=0.9, trust=0.01)
+    w.grad, b.grad = torch.tensor([[-1.5, 6.0]]), torch.tensor([0.25])
+    lars.step()
+    # u = g + w/2 = (0, 8), |w| = 5, trust |w| / |u| = 0.05/8, so v = (0, 0.05)
+    torch.testing.assert_close(w.detach(), torch.tensor([[3.0, 3.9]]))
+    assert b.item() == 0.5  # plain SGD
+    w.grad, b.grad = -0.5 * w.detach(), torch.tensor([0.0])  # u = 0: not scaled, momentum goes on
+    lars.step()
+    torch.testing.assert_close(w.detach(), torch.tensor([[3.0, 3.81]]))
+    assert b.item() == pytest.approx(0.5 - 2 * 0.9 * 0.25)
+
+
+def test_lars_does_not_scale_what_is_zero():
+    w = torch.nn.Parameter(torch.zeros(2, 2))
+    lars = optim.LARS([w], lr=0.1)
+    w.grad = torch.ones(2, 2)
+    lars.step()
+    torch.testing.assert_close(w.detach(), torch.full((2, 2), -0.1))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("lars", "LARS"), ("adamw", "AdamW")])
+def test_the_recipe_names_the_optimiser(tiny, name, kind):
+    settings = tiny(optimizer=name, decay_norms=False)
+    optimizer = optim.build(engine.build(settings), settings)
+    assert type(optimizer).__name__ == kind
+    adaptive = {p.ndim > 1: group["adapt"] for group in optimizer.param_groups for p in group["params"]}
+    assert adaptive == {True: True, False: False}

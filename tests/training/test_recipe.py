@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from sslzoo.errors import InputError
 from training import engine, recipe
@@ -12,7 +13,23 @@ from training.methods import METHODS
 def test_every_recipe_builds_its_method(path):
     settings = recipe.load(path.stem)
     assert settings.name == path.stem
-    assert isinstance(engine.build(settings), METHODS[settings.method])
+    with torch.device("meta"):  # names and shapes only: ResNet-50 with a queue takes seconds otherwise
+        assert isinstance(engine.build(settings), METHODS[settings.method])
+
+
+def test_a_base_is_overlaid():
+    short, long = recipe.load("byol-r50.in1k_100ep"), recipe.load("byol-r50.in1k_1000ep")
+    assert (short.epochs, short.lr_per_256, short.batch_size) == (100, 0.45, 4096)
+    assert short.views == long.views
+    assert short.method_options == long.method_options | {"tau": 0.99}
+    assert "temperature" not in recipe.load("byol-r18.tin_cpu_1h").method_options  # another method's are replaced
+
+
+def test_the_papers_peak_rates():
+    rates = {
+        name: recipe.load(f"{name}-r50.in1k_100ep").learning_rate for name in ("simclr", "simsiam", "swav", "mocov2")
+    }
+    assert rates == pytest.approx({"simclr": 4.8, "simsiam": 0.1, "swav": 4.8, "mocov2": 0.03})
 
 
 def test_plain_values_round_trip(tiny):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Loss = tuple[Tensor, dict[str, Tensor]]
 
 
 class Method(nn.Module):
@@ -23,8 +28,12 @@ class Method(nn.Module):
         self.backbone = backbone
         self.dim = dim
 
-    def loss(self, views: Sequence[Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, views: Sequence[Tensor], progress: float) -> Loss:
         raise NotImplementedError
+
+    def forward(self, views: Sequence[Tensor], progress: float) -> Loss:
+        """The loss under the name by which DistributedDataParallel calls it."""
+        return self.loss(views, progress)
 
     def after_step(self, progress: float) -> None:
         """Nothing moves after a step unless a method says so."""
@@ -32,6 +41,32 @@ class Method(nn.Module):
     def constant_lr(self) -> Sequence[nn.Module]:
         """The parts whose learning rate stays at its base value."""
         return ()
+
+
+def in_fp32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss that computes in fp32 also where autocast would take bf16: 1/temperature magnifies rounding."""
+
+    @wraps(function)
+    def exact(*tensors: Tensor, **options: Any) -> Tensor:
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return function(*(t.float() for t in tensors), **options)
+
+    return exact
+
+
+def frozen_copy(*modules: nn.Module) -> nn.Sequential:
+    """The modules one after the other as a network of its own, which no gradient moves and `follow` does."""
+    return copy.deepcopy(nn.Sequential(*modules)).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(target: nn.Module, online: Iterable[nn.Module], momentum: float) -> None:
+    """target <- momentum * target + (1 - momentum) * online, for parameters only: the target's BN keeps its own statistics.
+
+    The weights are fp32 whatever the forward pass computes in: in bf16 most of these steps would round to nothing.
+    """
+    sources = [p.data for module in online for p in module.parameters()]
+    torch._foreach_lerp_([p.data for p in target.parameters()], sources, 1 - momentum)
 
 
 @torch.no_grad()

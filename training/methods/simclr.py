@@ -8,17 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.distributed import gather
 from training.heads import mlp
-from training.methods.base import Method
+from training.methods.base import Loss, Method, in_fp32
 
 
-def nt_xent(z: Tensor, temperature: float) -> Tensor:
+@in_fp32
+def nt_xent(z: Tensor, *, temperature: float) -> Tensor:
     """The normalised temperature-scaled cross-entropy of z `[2n, d]`, whose rows i and i+n are views of one image.
 
     Equation 1 of the paper: each row is classified among the 2n-1 others, its partner being the right answer.
-    Computed in fp32, since 1/temperature magnifies rounding.
     """
-    z = F.normalize(z.float(), dim=1)
+    z = F.normalize(z, dim=1)
     similarity = z @ z.T / temperature  # [2n, 2n]
     similarity.fill_diagonal_(-torch.inf)  # a row is not among its own candidates
     partner = torch.arange(len(z), device=z.device).roll(len(z) // 2)
@@ -37,6 +38,7 @@ class SimCLR(Method):
         self.projector = mlp([dim, hidden, projection], out_norm=True)
         self.temperature = temperature
 
-    def loss(self, views: Sequence[Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        z = self.projector(self.backbone(torch.cat(list(views))))  # [2n, projection]
-        return nt_xent(z, self.temperature), {"z": z[: len(z) // 2].detach()}
+    def loss(self, views: Sequence[Tensor], progress: float) -> Loss:
+        z1, z2 = self.projector(self.backbone(torch.cat(list(views)))).chunk(2)  # [n, projection] each
+        z = torch.cat([gather(z1), gather(z2)])  # the other processes' images repel too (section 2.1, "global BN")
+        return nt_xent(z, temperature=self.temperature), {"z": z1.detach()}

@@ -1,0 +1,74 @@
+"""A run's checkpoint: everything needed to go on, and a report of what went wrong when the loss is not a number."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sslzoo.errors import InputError
+from training import recipe as recipes
+from training.methods import Method
+from training.recipe import Recipe
+
+FILE = "checkpoint.pt"
+
+
+def save(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, images: int) -> None:
+    """Writes the checkpoint under a temporary name and renames it, so that a kill leaves the last one whole."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {
+        "step": step,
+        "images": images,
+        "recipe": recipe.to_dict(),
+        "method": method.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    temporary = out / (FILE + ".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, out / FILE)
+
+
+def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, images: int) -> int:
+    """Restores method and optimiser and returns the step; 0 when there is no checkpoint yet.
+
+    Raises InputError when the checkpoint is of another recipe or another number of images, since the run would then be
+    neither the old one nor the new one.
+    """
+    path = out / FILE
+    if not path.is_file():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    ours, theirs = recipe.to_dict(), recipes.from_dict(state["recipe"]).to_dict()  # keys that are new get their default
+    if changed := sorted(key for key in ours if ours[key] != theirs[key]):
+        raise InputError(
+            f"{path} was made with another {', '.join(changed)}; resume without --set, or choose another --output"
+        )
+    if state["images"] != images:
+        raise InputError(
+            f"{path} was made on {state['images']} images and there are {images} now; choose another --output"
+        )
+    method.load_state_dict(state["method"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def dump(out: Path, method: Method, views: list[Tensor], step: int, rate: float) -> Path:
+    """Writes what is not finite (inputs, weights, gradients) and how large the rest is, to `diverged.json`."""
+    tensors = {f"view {i}": view for i, view in enumerate(views)}
+    for name, p in method.named_parameters():
+        tensors |= {f"weight {name}": p.detach()} | ({f"gradient {name}": p.grad} if p.grad is not None else {})
+    finite = {name: bool(value.isfinite().all()) for name, value in tensors.items()}
+    report = {
+        "first step whose loss is not finite": step,
+        "learning rate": rate,
+        "not finite": [name for name, good in finite.items() if not good],
+        "largest": {name: value.abs().max().item() for name, value in tensors.items() if finite[name]},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "diverged.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    return path
