@@ -76,16 +76,28 @@ class Preprocess(Record):
             raise InputError(f"interpolation is {self.interpolation!r}; use bilinear or bicubic")
 
 
+STEMS = ("imagenet", "cifar", "cifar-pad2")
+PADDINGS = ("torchvision", "same-pool", "same")
+
+
 @dataclass(frozen=True)
 class Geometry(Record):
-    """Where a backbone differs from torchvision's: the stem ("imagenet" or "cifar") and the epsilon of its BN."""
+    """Where a backbone differs from torchvision's: its stem, its padding, and the epsilon of its BN.
+
+    `stem` is "imagenet" (7x7 stride 2 and max-pool), "cifar" (3x3 stride 1, no pool), or "cifar-pad2" (solo-learn's: the
+    same with padding 2). `padding` is "torchvision" (symmetric), "same-pool" (TensorFlow's SAME at the max-pool, as in
+    Google's SimCLR), or "same" (SAME at the stem, the pool and every strided 3x3, as in DeepMind's BYOL).
+    """
 
     stem: str = "imagenet"
+    padding: str = "torchvision"
     bn_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.stem not in ("imagenet", "cifar"):
-            raise InputError(f"stem is {self.stem!r}; use imagenet or cifar")
+        if self.stem not in STEMS:
+            raise InputError(f"stem is {self.stem!r}; use {', '.join(STEMS)}")
+        if self.padding not in PADDINGS:
+            raise InputError(f"padding is {self.padding!r}; use {', '.join(PADDINGS)}")
 
 
 @dataclass(frozen=True)
@@ -162,7 +174,7 @@ _BACKBONE = re.compile(r"(?:resnet|rn|r)-?(\d+)(?:[wx](\d))?")
 
 def backbone_name(text: str) -> str | None:
     """The full backbone name behind "r50", "rn50", "resnet50", "r50w2"; None when it is none of these."""
-    if (match := _BACKBONE.fullmatch(text)) and match[1] in ("18", "34", "50", "101", "152"):
+    if (match := _BACKBONE.fullmatch(text)) and match[1] in ("18", "34", "50", "101", "152", "200"):
         return f"resnet{match[1]}" + (f"w{match[2]}" if match[2] and match[2] != "1" else "")
     return None
 

@@ -96,7 +96,7 @@ def test_every_entry_of_the_zoo_is_what_it_says():
     for name, spec in registry.known().items():
         assert (registry.ZOO / f"{name}.json").is_file()
         assert registry.resolve(name) == spec
-        assert backbones.build(spec.backbone, stem=spec.geometry.stem).dim == spec.dim
+        assert backbones.build(spec.backbone, **spec.geometry.to_dict()).dim == spec.dim
         assert spec.license
         assert spec.data_terms
         assert spec.sources
