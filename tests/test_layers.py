@@ -9,7 +9,9 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     ["errors"],
     ["spec"],
-    ["images", "hub", "backbones", "embeddings"],
+    ["images", "backbones", "embeddings"],
+    ["convert"],
+    ["hub"],  # converts what it has downloaded
     ["registry"],  # opens model folders through hub
     ["backends"],
     ["encoder", "pipeline"],
