@@ -35,9 +35,11 @@ def resolve(name: str, *, license: str | None = None) -> EncoderSpec:
 
     Understood are full names (`simsiam-r50.fair_in1k_100ep`), bare ones (`simsiam-r50`: the default tag), spellings
     such as `simsiam_resnet50` and `simsiam/r50`, `random-r18` (seeded random weights), and model folders
-    (`local-dir:PATH`, or a path that exists). Raises UnknownModel with near names otherwise.
+    (`local-dir:PATH`, `hf-hub:ORG/REPO[@REVISION]`, or a path that exists). Raises UnknownModel with near names otherwise.
     """
     license = license or os.environ.get("SSLZOO_LICENSE")
+    if name.startswith("hf-hub:"):
+        return hub.describe(name)
     if name.startswith("local-dir:"):
         return hub.read_config(Path(name.removeprefix("local-dir:")).expanduser())
     canonical = _canonical(name)
