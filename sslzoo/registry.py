@@ -98,7 +98,7 @@ def _choose(tags: list[EncoderSpec], name: str, license: str | None) -> EncoderS
         raise UnknownModel(
             f"no {name} has a license that is {license}; there are: {have}", [spec.name for spec in tags]
         )
-    return next((spec for spec in allowed if spec.default), allowed[0])
+    return max(allowed, key=lambda spec: (spec.default, spec.linear_top1 or 0))
 
 
 def _unknown(name: str, canonical: str) -> InputError | UnknownModel:

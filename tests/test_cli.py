@@ -98,7 +98,8 @@ def test_some_failures_end_in_3(run, photos, tmp_path):
         (["embed"], 2, "Missing argument"),
         (["embed", "PHOTOS", "--nonsense"], 2, "No such option"),
         (["search", "nowhere", "x"], 1, "sslzoo embed"),
-        (["show", "simsiamm"], 1, "sslzoo models"),
+        (["show", "qqq"], 1, "sslzoo models"),
+        (["show", "simsiamm"], 1, "did you mean simsiam-r50"),
         (["nonsense"], 2, "No such command"),
     ],
 )

@@ -17,6 +17,7 @@ ORDER = [
     ["encoder", "pipeline"],
     ["index", "evaluate"],
     ["search", "baselines"],
+    ["verify"],
     ["cli"],
     ["__main__"],
 ]

@@ -66,7 +66,8 @@ def _stream(url: str, partial: Path) -> None:
     headers = {"User-Agent": "sslzoo", "Accept-Encoding": "identity"}
     if start:  # the tag makes the server send all of it again if the file has changed since
         headers |= {"Range": f"bytes={start}-", "If-Range": tag.read_text()}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
+    opener = urllib.request.build_opener()  # reads the proxies afresh
+    with opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
         if answer.status != 206:
             start = 0
         length = answer.headers.get("Content-Length")
