@@ -80,3 +80,124 @@ def file_server(files, faults=None):
             return self.answer(206 if start else 200, rest, **headers)
 
     return Handler
+
+
+def hub_server():
+    """Speaks as much of the Hub's protocol as push and load need: repositories, LFS, commits, resolve, revisions.
+
+    A token of "reader" may not write (403), one of "nobody" is not known (401). Commits are kept in memory.
+    """
+    repos, blobs, log = {}, {}, []
+
+    class Handler(Quiet):
+        requests = log
+
+        def body(self):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+        def refused(self):
+            token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+            if token == "nobody":
+                self.json({"error": "unknown token"}, 401, X_Error_Message="Invalid credentials")
+            elif token == "reader" and self.command in ("POST", "PUT"):
+                self.json({"error": "no right"}, 403, X_Error_Message="You may not write")
+            else:
+                return False
+            return True
+
+        def do_POST(self):
+            body = self.body()
+            log.append(("POST", self.path))
+            host = f"http://{self.headers['Host']}"
+            if self.refused():
+                return None
+            if self.path == "/api/repos/create":
+                name = json.loads(body)
+                repo = f"{name.get('organization') or 'me'}/{name['name']}"
+                if repo in repos:
+                    return self.json({"url": f"{host}/{repo}", "name": repo}, 409)
+                repos[repo] = [("0" * 40, {})]
+                return self.json({"url": f"{host}/{repo}", "name": repo})
+            if self.path == "/api/validate-yaml":
+                return self.json({"errors": [], "warnings": []})
+            if "/preupload/" in self.path:
+                files = json.loads(body)["files"]
+                modes = [("lfs" if f["path"].endswith(".safetensors") else "regular") for f in files]
+                return self.json(
+                    {
+                        "files": [
+                            {"path": f["path"], "uploadMode": m, "shouldIgnore": False}
+                            for f, m in zip(files, modes, strict=True)
+                        ]
+                    }
+                )
+            if self.path.endswith("/info/lfs/objects/batch"):
+                asked = json.loads(body)["objects"]
+                objects = [
+                    {**o, "authenticated": True, "actions": {"upload": {"href": f"{host}/lfs/{o['oid']}"}}}
+                    for o in asked
+                ]
+                return self.json({"transfer": "basic", "objects": objects})
+            if "/commit/" in self.path:
+                return self.commit(self.path.split("/commit/")[0].removeprefix("/api/models/"), body, host)
+            return self.json({"error": "unknown"}, 404)
+
+        def commit(self, repo, body, host):
+            import base64
+
+            files = dict(repos[repo][-1][1])
+            for line in body.splitlines():
+                entry = json.loads(line)
+                value = entry["value"]
+                if entry["key"] == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif entry["key"] == "lfsFile":
+                    files[value["path"]] = blobs[value["oid"]]
+            oid = hashlib.sha1(body).hexdigest()
+            repos[repo].append((oid, files))
+            return self.json(
+                {"success": True, "commitOid": oid, "commitUrl": f"{host}/{repo}/commit/{oid}", "hookOutput": ""}
+            )
+
+        def do_PUT(self):
+            body = self.body()
+            log.append(("PUT", self.path))
+            blobs[hashlib.sha256(body).hexdigest()] = body
+            self.answer(200)
+
+        def do_GET(self):
+            log.append((self.command, self.path))
+            if self.refused():
+                return None
+            path = self.path.split("?")[0]
+            api = path.startswith("/api/models/")
+            if api and "/revision/" not in path and "/tree/" not in path:
+                path += "/revision/main"
+            for separator in ("/revision/", "/tree/", "/resolve/"):
+                if separator in path:
+                    repo, _, rest = path.removeprefix("/api/models").strip("/").partition(separator)
+                    revision, _, name = rest.partition("/")
+                    return self.content(repo, revision, name, separator)
+            return self.json({"error": "unknown"}, 404)
+
+        do_HEAD = do_GET
+
+        def content(self, repo, revision, name, kind):
+            if repo not in repos:
+                return self.json({"error": "no repo"}, 404, X_Error_Code="RepoNotFound")
+            found = [c for c in repos[repo] if revision in (c[0], "main")]
+            if not found:
+                return self.json({"error": "no revision"}, 404, X_Error_Code="RevisionNotFound")
+            oid, files = found[-1]
+            if kind == "/revision/":
+                return self.json({"id": repo, "sha": oid, "siblings": [{"rfilename": n} for n in files], "tags": []})
+            if kind == "/tree/":
+                return self.json(
+                    [{"type": "file", "path": n, "size": len(b), "oid": "0" * 40} for n, b in files.items()]
+                )
+            if name not in files:
+                return self.json({"error": "no entry"}, 404, X_Error_Code="EntryNotFound", X_Repo_Commit=oid)
+            body = files[name]
+            return self.answer(200, body, X_Repo_Commit=oid, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
+
+    return Handler
