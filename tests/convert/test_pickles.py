@@ -36,13 +36,12 @@ def attacks(mark):
     yield Attack(subprocess.Popen, ["touch", str(mark)])
     yield Attack(functools.partial, os.mkdir, str(mark))
     yield Attack(operator.methodcaller, "mkdir")
-    yield Attack(getattr, "", "join")
     yield Attack(torch.load, str(mark))
     yield Attack(torch.storage._load_from_bytes, b"x")
     yield Attack(__import__, "os")
 
 
-@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("number", range(11))
 @pytest.mark.parametrize("container", ["zip", "legacy", "pickle2", "pickle4"])
 def test_nothing_runs(number, container, tmp_path):
     mark = tmp_path / "mark"
@@ -76,6 +75,13 @@ def test_a_stand_in_keeps_and_runs_nothing(tmp_path):
     found = read_checkpoint(tmp_path / "c.pkl")["x"]
     assert not isinstance(found, argparse.Namespace)
     assert not vars(found)
+
+
+def test_getattr_looks_nothing_up(tmp_path):
+    """mmengine's HistoryBuffer, beside the tensors of mmselfsup 1.x, names its methods by getattr."""
+    (tmp_path / "c.pkl").write_bytes(pickle.dumps({"x": Attack(getattr, "", "join")}, protocol=2))
+    found = read_checkpoint(tmp_path / "c.pkl")["x"]
+    assert not callable(found)
 
 
 def test_torchscript_is_refused(tmp_path):
