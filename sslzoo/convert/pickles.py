@@ -42,6 +42,13 @@ def _record(_: str, fields: Any, *__: Any) -> Any:
     return Record
 
 
+def _dill_array(make: Any, arguments: Any, state: Any, *_: Any) -> Any:
+    """What dill's `_create_array` does: an empty array by numpy's own function (an admitted one), then its content."""
+    array = make(*arguments)
+    array.__setstate__(state)
+    return array
+
+
 def _numpy_globals() -> dict[str, Any]:
     arrays = np.array(0).__reduce__()[0]  # numpy's own function that makes an empty array, wherever this version has it
     names: dict[str, Any] = {"numpy.dtype": np.dtype, "numpy.ndarray": np.ndarray}
@@ -58,6 +65,8 @@ ADMITTED: dict[str, Any] = {
     # Haiku's mappings are made from one dict (dm-haiku 0.0.2, data_structures.py), so a dict does as well
     "haiku._src.data_structures.frozendict": dict,
     "haiku._src.data_structures.FlatMapping": dict,
+    "dill.dill._create_array": _dill_array,
+    "dill._dill._create_array": _dill_array,
     "dill.dill._create_namedtuple": _record,
     "dill._dill._create_namedtuple": _record,
     **_numpy_globals(),
