@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,10 @@ class Encoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str = "auto") -> Encoder:
-        """The encoder in a model folder (`model.safetensors`, `config.json`)."""
-        return cls.from_spec(hub.read_config(Path(folder)), device=device)
+        """The encoder in a model folder (`model.safetensors`, `config.json`), or in "hf-hub:ORG/REPO[@REVISION]"."""
+        is_remote = str(folder).startswith("hf-hub:")
+        spec = hub.describe(str(folder)) if is_remote else hub.read_config(Path(folder))
+        return cls.from_spec(spec, device=device)
 
     def save_pretrained(self, folder: str | Path) -> EncoderSpec:
         """Writes the present weights as a model folder, in their own precision, and returns its spec with the new hash.
@@ -61,12 +64,20 @@ class Encoder(nn.Module):
         they were measured.
         """
         spec = self.spec
-        changed = spec.sha256 and torch_backend.digest(self.backbone) != hub.digest(hub.read(spec))
+        changed = (spec.sha256 or spec.checkpoints) and torch_backend.digest(self.backbone) != hub.digest(
+            hub.read(spec)
+        )
         if changed or spec.method == "random":
             spec = dataclasses.replace(spec, scores=(), canary=None, verified="none")
         tensors = {k: v.detach().cpu().numpy() for k, v in self.backbone.state_dict().items() if v.is_floating_point()}
-        card = f"# {spec.name}\n\nSaved by `sslzoo`; license of the weights: {spec.license or 'not stated'}.\n"
-        return hub.write(Path(folder), spec, tensors, card)
+        return hub.write(Path(folder), spec, tensors, hub.card(spec))
+
+    def push_to_hub(self, repo: str, *, private: bool = False) -> list[str]:
+        """Uploads the present weights as a repository of the Hugging Face Hub; returns what was done, line by line."""
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            self.save_pretrained(folder)
+            return hub.push(folder, repo, private=private)
 
     @property
     def dim(self) -> int:

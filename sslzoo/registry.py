@@ -35,9 +35,11 @@ def resolve(name: str, *, license: str | None = None) -> EncoderSpec:
 
     Understood are full names (`simsiam-r50.fair_in1k_100ep`), bare ones (`simsiam-r50`: the default tag), spellings
     such as `simsiam_resnet50` and `simsiam/r50`, `random-r18` (seeded random weights), and model folders
-    (`local-dir:PATH`, or a path that exists). Raises UnknownModel with near names otherwise.
+    (`local-dir:PATH`, `hf-hub:ORG/REPO[@REVISION]`, or a path that exists). Raises UnknownModel with near names otherwise.
     """
     license = license or os.environ.get("SSLZOO_LICENSE")
+    if name.startswith("hf-hub:"):
+        return hub.describe(name)
     if name.startswith("local-dir:"):
         return hub.read_config(Path(name.removeprefix("local-dir:")).expanduser())
     canonical = _canonical(name)
@@ -96,7 +98,7 @@ def _choose(tags: list[EncoderSpec], name: str, license: str | None) -> EncoderS
         raise UnknownModel(
             f"no {name} has a license that is {license}; there are: {have}", [spec.name for spec in tags]
         )
-    return next((spec for spec in allowed if spec.default), allowed[0])
+    return max(allowed, key=lambda spec: (spec.default, spec.linear_top1 or 0))
 
 
 def _unknown(name: str, canonical: str) -> InputError | UnknownModel:

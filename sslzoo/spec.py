@@ -17,6 +17,8 @@ from sslzoo.errors import InputError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+IMAGENET_VAL = "ImageNet-1k val"
+
 # Raised whenever decoding changes the pixels of any file: vectors made before and after can't be compared.
 DECODE_POLICY = 1
 
@@ -76,16 +78,28 @@ class Preprocess(Record):
             raise InputError(f"interpolation is {self.interpolation!r}; use bilinear or bicubic")
 
 
+STEMS = ("imagenet", "cifar", "cifar-pad2")
+PADDINGS = ("torchvision", "same-pool", "same")
+
+
 @dataclass(frozen=True)
 class Geometry(Record):
-    """Where a backbone differs from torchvision's: the stem ("imagenet" or "cifar") and the epsilon of its BN."""
+    """Where a backbone differs from torchvision's: its stem, its padding, and the epsilon of its BN.
+
+    `stem` is "imagenet" (7x7 stride 2 and max-pool), "cifar" (3x3 stride 1, no pool), or "cifar-pad2" (solo-learn's: the
+    same with padding 2). `padding` is "torchvision" (symmetric), "same-pool" (TensorFlow's SAME at the max-pool, as in
+    Google's SimCLR), or "same" (SAME at the stem, the pool and every strided 3x3, as in DeepMind's BYOL).
+    """
 
     stem: str = "imagenet"
+    padding: str = "torchvision"
     bn_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.stem not in ("imagenet", "cifar"):
-            raise InputError(f"stem is {self.stem!r}; use imagenet or cifar")
+        if self.stem not in STEMS:
+            raise InputError(f"stem is {self.stem!r}; use {', '.join(STEMS)}")
+        if self.padding not in PADDINGS:
+            raise InputError(f"padding is {self.padding!r}; use {', '.join(PADDINGS)}")
 
 
 @dataclass(frozen=True)
@@ -115,12 +129,33 @@ class Canary(Record):
 
 
 @dataclass(frozen=True)
+class Checkpoint(Record):
+    """A file of the encoder's authors, converted on first use: where it lies and in which of `convert.FORMATS` it is.
+
+    `hash` is what is known of the file, whole or its first digits: "md5:a04e12f8…" or "sha256:85fcc4de". `drop` are
+    beginnings of names to leave out.
+    """
+
+    url: str
+    format: str = "auto"
+    hash: str = ""
+    size_bytes: int = 0
+    drop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.hash and not re.fullmatch(r"(md5|sha256):[0-9a-f]{8,64}", self.hash):
+            raise InputError(f"hash is {self.hash!r}; write md5:… or sha256:… with at least 8 digits")
+
+
+@dataclass(frozen=True)
 class EncoderSpec(Record):
     """One known encoder: one id is one set of weights.
 
-    `sources` are tried in order ("package:NAME", "local-dir:PATH"). `sha256` is that of `model.safetensors`. `license`
-    covers the weights; `data_terms` says under which terms their training pictures stand. `default` marks the tag that
-    answers to the bare name.
+    `sources` are model folders, tried in order ("package:NAME", "local-dir:PATH", "hf-hub:ORG/REPO@REVISION");
+    `checkpoints` are the authors' files of the same weights, tried after them. `sha256` is that of `model.safetensors`.
+    `license` covers the weights, the stricter one where two statements contradict each other (`license_note` has both);
+    `data_terms` says under which terms their training pictures stand. `default` marks the tag that answers to the bare
+    name. `verified` is "none", "format" (the conversion was proven with the authors' code), or "online" (with the file).
     """
 
     name: str
@@ -132,7 +167,9 @@ class EncoderSpec(Record):
     sources: tuple[str, ...] = ()
     sha256: str = ""
     size_bytes: int = 0
+    checkpoints: tuple[Checkpoint, ...] = ()
     license: str = ""
+    license_note: str = ""
     data_terms: str = ""
     trained_on: str = ""
     epochs: float | None = None
@@ -143,6 +180,7 @@ class EncoderSpec(Record):
     scores: tuple[ReportedScore, ...] = ()
     canary: Canary | None = None
     default: bool = False
+    note: str = ""
 
     def __post_init__(self) -> None:
         if self.verified not in ("none", "format", "online"):
@@ -153,6 +191,11 @@ class EncoderSpec(Record):
         """Whether the license of the weights allows commercial use (their `data_terms` may still restrict it)."""
         return self.license.lower() in PERMISSIVE
 
+    @property
+    def linear_top1(self) -> float | None:
+        """The reported linear-probe accuracy in [0, 1] on ImageNet-1k, where there is one."""
+        return next((s.value for s in self.scores if s.metric == "linear_top1" and s.dataset == IMAGENET_VAL), None)
+
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
@@ -162,7 +205,7 @@ _BACKBONE = re.compile(r"(?:resnet|rn|r)-?(\d+)(?:[wx](\d))?")
 
 def backbone_name(text: str) -> str | None:
     """The full backbone name behind "r50", "rn50", "resnet50", "r50w2"; None when it is none of these."""
-    if (match := _BACKBONE.fullmatch(text)) and match[1] in ("18", "34", "50", "101", "152"):
+    if (match := _BACKBONE.fullmatch(text)) and match[1] in ("18", "34", "50", "101", "152", "200"):
         return f"resnet{match[1]}" + (f"w{match[2]}" if match[2] and match[2] != "1" else "")
     return None
 

@@ -19,12 +19,10 @@ def help_text():
 
 def zoo_table():
     """Every known encoder, a row each."""
-    rows = ["| name | method | backbone | trained on | epochs | license | size |", "|---|---|---|---|---|---|---|"]
+    rows = ["| name | method | backbone | epochs | linear top-1 | license |", "|---|---|---|---|---|---|"]
     for s in registry.known().values():
-        size = f"{s.size_bytes / 1e6:.0f} MB"
-        rows.append(
-            f"| `{s.name}` | {s.method} | {s.backbone} | {s.trained_on} | {s.epochs:g} | {s.license} | {size} |"
-        )
+        epochs, top1 = (f"{v:g}" if v else "" for v in (s.epochs, s.linear_top1 and round(100 * s.linear_top1, 1)))
+        rows.append(f"| `{s.name}` | {s.method} | {s.backbone} | {epochs} | {top1} | {s.license} |")
     return "\n".join(rows) + "\n"
 
 

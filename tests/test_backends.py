@@ -18,17 +18,29 @@ from sslzoo.spec import EncoderSpec, Geometry, Preprocess, feature_dim
 from .backbones.test_resnet import randomised
 
 
-@pytest.fixture(scope="module", params=["resnet18", "resnet50", "resnet18-cifar", "resnet18w2"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "resnet18",
+        "resnet50",
+        "resnet18-cifar",
+        "resnet18-cifar-pad2",
+        "resnet18w2",
+        "resnet50--same",
+        "resnet18--same-pool",
+    ],
+)
 def folder(request, tmp_path_factory):
     """Model folders of every block, stem and width, with random weights and BN statistics."""
-    backbone, _, stem = request.param.partition("-")
+    backbone, _, geometry = request.param.partition("-")
+    stem, _, padding = ("", "", geometry[1:]) if geometry.startswith("-") else (geometry, "", "")
     spec = EncoderSpec(
         name="test-r18.x",
         method="test",
         backbone=backbone,
         dim=feature_dim(backbone),
         preprocess=Preprocess(resize=40, size=32, mean=(0.1, 0.5, 0.9), std=(0.3, 0.2, 0.5)),
-        geometry=Geometry(stem=stem or "imagenet", bn_eps=1e-3),
+        geometry=Geometry(stem=stem or "imagenet", padding=padding or "torchvision", bn_eps=1e-3),
         sources=("random:0",),
     )
     encoder = sslzoo.Encoder.from_spec(spec, device="cpu")

@@ -98,7 +98,8 @@ def test_some_failures_end_in_3(run, photos, tmp_path):
         (["embed"], 2, "Missing argument"),
         (["embed", "PHOTOS", "--nonsense"], 2, "No such option"),
         (["search", "nowhere", "x"], 1, "sslzoo embed"),
-        (["show", "simsiamm"], 1, "sslzoo models"),
+        (["show", "qqq"], 1, "sslzoo models"),
+        (["show", "simsiamm"], 1, "did you mean simsiam-r50"),
         (["nonsense"], 2, "No such command"),
     ],
 )
@@ -167,3 +168,65 @@ def test_every_command_has_help(run, command):
     code, out, _ = run(*command, "--help")
     assert code == 0
     assert "Usage: sslzoo" in out
+
+
+def test_convert_then_use(run, tmp_path):
+    import torch
+    import torchvision
+
+    network = torchvision.models.resnet18(weights=None)
+    state = {f"module.encoder.{k}": v for k, v in network.state_dict().items()} | {
+        "module.predictor.0.weight": torch.ones(1)
+    }
+    torch.save({"epoch": 100, "state_dict": state}, "mine.pth.tar")
+    code, out, err = run("convert", "mine.pth.tar", "-o", "m", "--source", "my cluster", "--license", "mit")
+    assert (code, out) == (0, "m: simsiam-r18.mine, a resnet18; format simsiam\n")
+    assert "dropped 3 entries" in err
+    code, out, _ = run("show", "m", "--json")
+    spec = json.loads(out)
+    assert spec["license"] == "mit"
+    assert spec["checkpoints"][0]["url"] == "my cluster"
+    assert spec["checkpoints"][0]["hash"].startswith("sha256:")
+    assert "license: mit" in (tmp_path / "m" / "README.md").read_text()
+    assert run("convert", "mine.pth.tar", "-o", "m")[0] == 1
+    code, _, err = run("convert", "mine.pth.tar", "-o", "n", "--format", "vissl")
+    assert code == 1
+    assert "no ResNet" in err
+    assert not (tmp_path / "n").exists()
+
+
+def test_listing_the_zoo(run):
+    _, out, err = run("models", "--method", "simsiam", "--license", "permissive")
+    names = [line.split()[0] for line in out.splitlines()[1:]]
+    assert names
+    assert all(name.startswith("simsiam-r50.mm") for name in names)
+    assert "linear" in err
+    _, out, _ = run("models", "--backbone", "r50w4", "--json")
+    assert {spec["backbone"] for spec in json.loads(out)} == {"resnet50w4"}
+    _, out, _ = run("show", "mocov2-r50")
+    assert "CC-BY-NC" in out and "MIT" in out
+    assert "moco_v2_800ep_pretrain.pth.tar (moco)" in out
+    assert "as reported, not measured by us" in out
+
+
+def test_pull_without_a_network(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    code, out, err = run("pull", "simsiam-r50")
+    assert (code, out) == (1, "")
+    assert "sslzoo pull simsiam-r50.fair_in1k_100ep" in err
+    code, _, err = run("verify", "--all")
+    assert code == 3
+    assert err.count("FAILED") == len(sslzoo.list_models()) - 1  # all but the encoder inside the package
+    _, out, _ = run("models", "--cached", "--method", "byol")
+    assert len(out.splitlines()) == 1
+
+
+def test_verify(run, model_folder, tmp_path):
+    code, out, _ = run("verify", f"local-dir:{model_folder}", "-o", "filled")
+    assert code == 0
+    assert "sha256" in out
+    filled = json.loads((tmp_path / "filled" / "random-r18.json").read_text())
+    assert len(filled["canary"]["values"]) == 8
+    assert filled["sha256"] in out
+    assert run("verify")[0] == 2

@@ -9,13 +9,15 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     ["errors"],
     ["spec"],
-    ["images", "hub", "backbones", "embeddings"],
-    ["registry", "writer", "formats"],  # registry opens model folders through hub
-    ["update"],
+    ["images", "backbones", "embeddings"],
+    ["convert", "writer", "formats"],
+    ["hub", "update"],  # hub converts what it has downloaded
+    ["registry"],  # opens model folders through hub
     ["backends"],
     ["encoder", "pipeline"],
     ["index", "evaluate"],
     ["search", "baselines"],
+    ["verify"],
     ["cli"],
     ["__main__"],
 ]

@@ -1,8 +1,9 @@
 import pytest
+import torch
 
-from sslzoo import hub, registry
+from sslzoo import backbones, convert, hub, registry
 from sslzoo.errors import InputError, UnknownModel
-from sslzoo.spec import EncoderSpec, Preprocess
+from sslzoo.spec import EncoderSpec, Preprocess, feature_dim
 
 
 @pytest.fixture
@@ -90,18 +91,49 @@ def test_random_encoders_of_every_size():
 
 
 def test_every_entry_of_the_zoo_is_what_it_says():
-    from sslzoo import backbones
-
-    assert registry.PACKAGE_ENCODER in registry.known()
     for name, spec in registry.known().items():
         assert (registry.ZOO / f"{name}.json").is_file()
         assert registry.resolve(name) == spec
-        assert backbones.build(spec.backbone, stem=spec.geometry.stem).dim == spec.dim
+        assert spec.dim == feature_dim(spec.backbone)
         assert spec.license
         assert spec.data_terms
-        assert spec.sources
+        assert spec.sources or spec.checkpoints
         assert spec.paper
+        assert all(c.format in convert.FORMATS for c in spec.checkpoints)
+        assert all(c.url.startswith("https://") for c in spec.checkpoints)
+        assert all(s.protocol and s.source for s in spec.scores)
     bare = {}
     for name, spec in registry.known().items():
         bare.setdefault(name.partition(".")[0], []).append(spec.default)
     assert all(sum(defaults) == 1 for defaults in bare.values()), "each bare name needs one default tag"
+
+
+@pytest.mark.parametrize("backbone", sorted({spec.backbone for spec in registry.known().values()}))
+def test_every_backbone_of_the_zoo_can_be_built(backbone):
+    with torch.device("meta"):  # the widest would take gigabytes
+        assert backbones.build(backbone).dim == feature_dim(backbone)
+
+
+def test_the_zoo_has_what_was_promised():
+    known = registry.known()
+    assert len([spec for spec in known.values() if spec.checkpoints]) >= 40
+    for bare, tag in [
+        ("simclr-r50", "google_in1k"),
+        ("mocov1-r50", "fair_in1k_200ep"),
+        ("mocov2-r50", "fair_in1k_800ep"),
+        ("byol-r50", "deepmind_in1k_1000ep"),
+        ("simsiam-r50", "fair_in1k_100ep"),
+        ("swav-r50", "fair_in1k_800ep"),
+    ]:
+        assert registry.resolve(bare).name == f"{bare}.{tag}"
+    assert registry.resolve("simsiam-r50", license="permissive").name == "simsiam-r50.mm0_in1k_200ep"
+    assert registry.resolve("simclr-r50").geometry.padding == "same-pool"
+    assert registry.resolve("byol-r50").geometry.padding == "same"
+    assert registry.resolve("swav-r50").preprocess.std[0] == 0.228
+    for name in (
+        "mocov1-r50",
+        "mocov2-r50",
+    ):  # two statements contradict each other: the stricter counts, both are told
+        spec = registry.resolve(name)
+        assert not spec.permissive
+        assert "MIT" in spec.license_note and "CC-BY-NC" in spec.license_note

@@ -30,7 +30,8 @@ def test_json_round_trip():
         ({"colour": 1}, "no field colour"),
         ({"preprocess": {"resize": 10, "size": 20}}, "size <= resize"),
         ({"preprocess": {"resize": 10, "size": 10, "interpolation": "cubic"}}, "bilinear or bicubic"),
-        ({"geometry": {"stem": "vgg"}}, "imagenet or cifar"),
+        ({"geometry": {"stem": "vgg"}}, "imagenet, cifar, cifar-pad2"),
+        ({"geometry": {"padding": "valid"}}, "torchvision, same-pool, same"),
         ({"verified": "yes"}, "none, format or online"),
     ],
 )
@@ -69,8 +70,9 @@ def test_the_space_depends_on_weights_preprocessing_and_geometry():
         space_id("w", dataclasses.replace(SPEC.preprocess, interpolation="bilinear"), Geometry()),
         space_id("w", dataclasses.replace(SPEC.preprocess, mean=(0.5, 0.5, 0.5)), Geometry()),
         space_id("w", SPEC.preprocess, Geometry(bn_eps=1e-3)),
+        space_id("w", SPEC.preprocess, Geometry(padding="same")),
     ]
-    assert len({base, *others}) == 5
+    assert len({base, *others}) == 6
     assert base == space_id("w", SPEC.preprocess, Geometry())
 
 

@@ -18,8 +18,18 @@ BACKBONES: dict[str, Callable[..., ResNet]] = {
 }
 
 
-def build(name: str, *, stem: str = "imagenet", bn_eps: float = 1e-5, zero_init_residual: bool = False) -> ResNet:
-    """A freshly initialised backbone; raises InputError for a name that isn't in `BACKBONES`."""
+def build(
+    name: str,
+    *,
+    stem: str = "imagenet",
+    padding: str = "torchvision",
+    bn_eps: float = 1e-5,
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """A freshly initialised backbone (`stem`, `padding`, `bn_eps`: see `spec.Geometry`).
+
+    Raises InputError for a name that isn't in `BACKBONES`.
+    """
     if name not in BACKBONES:
         raise InputError(f"unknown backbone {name!r}; there are: {', '.join(BACKBONES)}")
-    return BACKBONES[name](stem=stem, bn_eps=bn_eps, zero_init_residual=zero_init_residual)
+    return BACKBONES[name](stem=stem, padding=padding, bn_eps=bn_eps, zero_init_residual=zero_init_residual)

@@ -1,8 +1,8 @@
 """ResNet encoders (He et al., arXiv:1512.03385) with torchvision's parameter names, without the classifier.
 
 Differences from torchvision, all opt-in: `width` multiplies every channel count (the "2x" of SimCLR and SwAV, unlike
-torchvision's `wide_resnet`, which widens only the bottleneck), and the CIFAR stem (3x3, stride 1, no max-pool) of
-SimCLR's appendix B.9.
+torchvision's `wide_resnet`, which widens only the bottleneck), the CIFAR stem (3x3, stride 1, no max-pool) of SimCLR's
+appendix B.9, and TensorFlow's SAME padding, which puts the odd pixel of a strided layer after the map, not before it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
-def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Zeros around a map `[n, c, h, w]` as TensorFlow's SAME has them: what is needed, the odd one at bottom and right."""
+    pads: list[int] = []
+    for size in (x.shape[3], x.shape[2]):  # functional.pad starts from the last dimension
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return functional.pad(x, pads)
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with SAME padding, which depends on the size of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(pad_same(x, self.kernel_size[0], self.stride[0]))
+
+
+class SameMaxPool2d(nn.MaxPool2d):
+    """A 3x3 max-pool of stride 2 with SAME padding; zeros change nothing, since its input comes from a ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(pad_same(x, 3, 2))  # type: ignore[no-any-return]
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, same: bool = False) -> nn.Conv2d:
+    if same:
+        return SameConv2d(inputs, outputs, kernel, stride, bias=False)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 class BasicBlock(nn.Module):
@@ -23,11 +52,13 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, planes: int, stride: int, downsample: nn.Module | None, eps: float) -> None:
+    def __init__(
+        self, inputs: int, planes: int, stride: int, downsample: nn.Module | None, eps: float, same: bool
+    ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(inputs, planes, stride)
+        self.conv1 = _conv(inputs, planes, 3, stride, same=same)
         self.bn1 = nn.BatchNorm2d(planes, eps)
-        self.conv2 = _conv3x3(planes, planes)
+        self.conv2 = _conv(planes, planes, 3)
         self.bn2 = nn.BatchNorm2d(planes, eps)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
@@ -45,11 +76,13 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, planes: int, stride: int, downsample: nn.Module | None, eps: float) -> None:
+    def __init__(
+        self, inputs: int, planes: int, stride: int, downsample: nn.Module | None, eps: float, same: bool
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes, eps)
-        self.conv2 = _conv3x3(planes, planes, stride)
+        self.conv2 = _conv(planes, planes, 3, stride, same=same)
         self.bn2 = nn.BatchNorm2d(planes, eps)
         self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion, eps)
@@ -71,6 +104,7 @@ ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, i
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
     "resnet152": (Bottleneck, (3, 8, 36, 3)),
+    "resnet200": (Bottleneck, (3, 24, 36, 3)),  # He et al., arXiv:1603.05027, table 5
 }
 WIDTHS = (1, 2, 4, 5)
 
@@ -78,8 +112,8 @@ WIDTHS = (1, 2, 4, 5)
 class ResNet(nn.Module):
     """A ResNet that maps normalised images `[n, 3, h, w]` to pooled features `[n, dim]`.
 
-    `stem` is "imagenet" (7x7 stride 2 and max-pool) or "cifar" (3x3 stride 1, no pool). `zero_init_residual` starts
-    every block as the identity (Goyal et al., arXiv:1706.02677, section 5.1), for training.
+    `stem` and `padding` are those of `spec.Geometry`. `zero_init_residual` starts every block as the identity (Goyal et
+    al., arXiv:1706.02677, section 5.1), for training.
     """
 
     def __init__(
@@ -88,19 +122,23 @@ class ResNet(nn.Module):
         *,
         width: int = 1,
         stem: str = "imagenet",
+        padding: str = "torchvision",
         bn_eps: float = 1e-5,
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         block, depths = ARCHITECTURES[architecture]
         channels = 64 * width
-        if stem == "cifar":
-            self.conv1 = _conv3x3(3, channels)
+        same = padding == "same"
+        if stem == "imagenet":
+            self.conv1 = _conv(3, channels, 7, 2, same=same)
+            pool = nn.MaxPool2d(3, 2, padding=1) if padding == "torchvision" else SameMaxPool2d()
+            self.maxpool: nn.Module = pool
         else:
-            self.conv1 = nn.Conv2d(3, channels, 7, 2, padding=3, bias=False)
+            self.conv1 = nn.Conv2d(3, channels, 3, padding=2 if stem == "cifar-pad2" else 1, bias=False)
+            self.maxpool = nn.Identity()
         self.bn1 = nn.BatchNorm2d(channels, bn_eps)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, 2, padding=1)
 
         inputs = channels
         for stage, (name, depth) in enumerate(zip(STAGES, depths, strict=True)):
@@ -114,7 +152,7 @@ class ResNet(nn.Module):
                         nn.Conv2d(inputs, planes * block.expansion, 1, stride, bias=False),
                         nn.BatchNorm2d(planes * block.expansion, bn_eps),
                     )
-                blocks.append(block(inputs, planes, stride, downsample, bn_eps))
+                blocks.append(block(inputs, planes, stride, downsample, bn_eps, same))
                 inputs = planes * block.expansion
             self.add_module(name, nn.Sequential(*blocks))
         self.dim = inputs

@@ -87,15 +87,19 @@ def build_graph(tensors: hub.Tensors, spec: EncoderSpec) -> ov.Model:
     def constant(values: Any) -> Any:
         return op.constant(np.ascontiguousarray(values, np.float32))
 
-    def convolution(x: Any, conv: str, norm: str, stride: int, *, relu: bool) -> Any:
+    same = spec.geometry.padding == "same"
+
+    def convolution(x: Any, conv: str, norm: str, stride: int, *, relu: bool, extra: int = 0) -> Any:
         weight = np.asarray(tensors[f"{conv}.weight"], np.float32)
         mean, variance, scale, shift = (
             np.asarray(tensors[f"{norm}.{part}"], np.float32)
             for part in ("running_mean", "running_var", "weight", "bias")
         )
         factor = scale / np.sqrt(variance + np.float32(spec.geometry.bn_eps))
-        pad = [weight.shape[2] // 2] * 2
-        x = op.convolution(x, constant(weight * factor[:, None, None, None]), [stride] * 2, pad, pad, [1, 1])
+        pad = [weight.shape[2] // 2 + extra] * 2
+        # SAME and symmetric padding differ only where there is a stride
+        auto = "SAME_UPPER" if same and stride > 1 else "EXPLICIT"
+        x = op.convolution(x, constant(weight * factor[:, None, None, None]), [stride] * 2, pad, pad, [1, 1], auto)
         x = op.add(x, constant((shift - mean * factor)[None, :, None, None]))
         return op.relu(x) if relu else x
 
@@ -116,10 +120,12 @@ def build_graph(tensors: hub.Tensors, spec: EncoderSpec) -> ov.Model:
     x = op.multiply(op.convert(images, "f32"), constant(1 / std))
     x = op.subtract(x, constant(np.asarray(p.mean, np.float32) * 255 / std))
     x = op.transpose(x, op.constant(np.array([0, 3, 1, 2])))
-    cifar = spec.geometry.stem == "cifar"
-    x = convolution(x, "conv1", "bn1", 1 if cifar else 2, relu=True)
-    if not cifar:
-        x = op.max_pool(x, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
+    imagenet = spec.geometry.stem == "imagenet"
+    extra = 1 if spec.geometry.stem == "cifar-pad2" else 0
+    x = convolution(x, "conv1", "bn1", 2 if imagenet else 1, relu=True, extra=extra)
+    if imagenet:
+        auto = "explicit" if spec.geometry.padding == "torchvision" else "same_upper"
+        x = op.max_pool(x, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3], "floor", auto).output(0)
     for stage in (1, 2, 3, 4):
         depth = 0
         while f"layer{stage}.{depth}.conv1.weight" in tensors:

@@ -89,7 +89,7 @@ def load_backbone(spec: EncoderSpec) -> nn.Module:
 
 
 def _build(spec: EncoderSpec) -> nn.Module:
-    return backbones.build(spec.backbone, stem=spec.geometry.stem, bn_eps=spec.geometry.bn_eps)
+    return backbones.build(spec.backbone, **spec.geometry.to_dict())
 
 
 def digest(backbone: nn.Module) -> str:

@@ -1,66 +1,152 @@
-"""`models` and `show`: what is known of the encoders."""
+"""`models`, `show`, `pull` and `verify`: what is known of the encoders, and getting them."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sslzoo.cli.options import Json, number, percent, print_table
+from sslzoo.errors import SslzooError
+
+License = Annotated[str | None, typer.Option(help="'permissive', or one license id.")]
 
 
 def models(
     pattern: Annotated[str, typer.Argument(help="A shell pattern, such as 'byol*'.")] = "*",
-    license: Annotated[str | None, typer.Option(help="'permissive', or one license id.")] = None,
+    license: License = None,
+    method: Annotated[str | None, typer.Option(help="Only this method, such as simsiam.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only this backbone, such as resnet50 or r50w2.")] = None,
+    cached: Annotated[bool, typer.Option("--cached", help="Only those that load without a network.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the known encoders."""
-    from sslzoo import registry
+    from sslzoo import hub, registry
+    from sslzoo.spec import backbone_name
 
-    specs = [registry.known()[name] for name in registry.list_models(pattern, license=license)]
+    specs = [
+        spec
+        for spec in (registry.known()[name] for name in registry.list_models(pattern, license=license))
+        if method in (None, spec.method)
+        and (backbone is None or spec.backbone == (backbone_name(backbone) or backbone))
+        and (not cached or hub.is_cached(spec))
+    ]
     if as_json:
         typer.echo(json.dumps([spec.to_dict() for spec in specs], indent=2))
         return
-    header = ("name", "method", "backbone", "data", "epochs", "license", "size")
+    header = ("name", "method", "backbone", "data", "epochs", "linear", "license", "verified", "size", "cached")
     rows = [
-        (s.name, s.method, s.backbone, s.trained_on, number(s.epochs), s.license, f"{s.size_bytes / 1e6:.0f} MB")
+        (
+            s.name + ("  *" if s.default else ""),
+            s.method,
+            s.backbone,
+            s.trained_on,
+            number(s.epochs),
+            percent(s.linear_top1),
+            s.license,
+            s.verified,
+            f"{s.size_bytes / 1e6:.0f} MB" if s.size_bytes else "?",
+            "yes" if hub.is_cached(s) else "",
+        )
         for s in specs
     ]
     print_table([header, *rows])
-    typer.echo("random-r18, random-r50 …: the same networks with seeded random weights", err=True)
+    typer.echo(
+        "linear: ImageNet-1k top-1 in %, as reported by the authors; *: what the bare name gives\n"
+        "random-r18, random-r50 …: the same networks with seeded random weights",
+        err=True,
+    )
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="An encoder's name or model folder.")],
+    name: Annotated[str, typer.Argument(help="An encoder's name, model folder, or hf-hub:ORG/REPO.")],
     as_json: Json = False,
 ) -> None:
     """Print all that is known of one encoder: provenance, preprocessing, license, data terms, scores."""
-    from sslzoo import registry
+    from sslzoo import hub, registry
 
     spec = registry.resolve(name)
     if as_json:
         typer.echo(spec.to_json(), nl=False)
         return
-    p = spec.preprocess
+    p, g = spec.preprocess, spec.geometry
+    pinned = f"{spec.size_bytes / 1e6:.1f} MB, sha256 {spec.sha256[:16]}…" if spec.sha256 else "pinned on first use"
     facts = {
         "name": spec.name,
         "method": f"{spec.method} {spec.paper}".strip(),
-        "backbone": f"{spec.backbone}, {spec.dim} features",
+        "backbone": f"{spec.backbone}, {spec.dim} features, {g.stem} stem, {g.padding} padding",
         "trained on": f"{spec.trained_on}, {number(spec.epochs)} epochs" if spec.trained_on else "nothing",
-        "license": spec.license or "not stated",
+        "license": " ".join([spec.license or "not stated", spec.license_note]).strip(),
         "data terms": spec.data_terms or "not stated",
         "preprocess": f"short side to {p.resize} px ({p.interpolation}), centre {p.size} px, mean {p.mean}, std {p.std}",
-        "weights": f"{spec.size_bytes / 1e6:.1f} MB, sha256 {spec.sha256[:16]}…" if spec.sha256 else "none",
-        "sources": ", ".join(spec.sources) or "none",
+        "weights": pinned if spec.sha256 or spec.checkpoints else "none",
+        "sources": ", ".join([*spec.sources, *(f"{c.url} ({c.format})" for c in spec.checkpoints)]) or "none",
+        "cached": "yes" if hub.is_cached(spec) else "no",
+        "verified": spec.verified,
         "recipe": spec.recipe or "none",
     }
     for key, value in facts.items():
         typer.echo(f"{key:<11} {value}")
-    if spec.scores:
+    if spec.note:
+        typer.echo(f"{'note':<11} {spec.note}")
+    if any(s.random_weights is not None for s in spec.scores):
         typer.echo("scores      (with random weights and raw pixels in the same protocol)")
         rows = [
             ("", s.dataset, s.protocol, percent(s.value), percent(s.random_weights), percent(s.raw_pixels))
             for s in spec.scores
         ]
         print_table([("", "data", "protocol", "score", "random", "pixels"), *rows])
+    elif spec.scores:
+        typer.echo("scores      (as reported, not measured by us)")
+        rows = [("", s.dataset, s.metric, percent(s.value), s.protocol, s.source) for s in spec.scores]
+        print_table([("", "data", "metric", "score", "protocol", "source"), *rows])
+
+
+def pull(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Encoders by name, or hf-hub:ORG/REPO[@REVISION].")
+    ],
+    license: License = None,
+) -> None:
+    """Download encoders now, so that they load without a network later; prints their model folders."""
+    from sslzoo import hub, registry
+
+    for name in names:
+        typer.echo(hub.fetch(registry.resolve(name, license=license)))
+
+
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Encoders by name.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every known encoder; failures are listed, not fatal.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled images, such as ImageNet's val: kNN accuracy, leave-one-out.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for the JSON with hashes, sizes and canary.")
+    ] = None,
+) -> None:
+    """Check encoders online: hashes, sizes, names and shapes, canary; write their zoo JSON with all of it filled in."""
+    from sslzoo import registry
+    from sslzoo.verify import verify as run
+
+    failed = 0
+    for name in registry.list_models() if every else names or []:
+        try:
+            report = run(name, data=data)
+        except SslzooError as error:
+            if not every:
+                raise
+            failed += 1
+            typer.echo(f"{name}: FAILED: {error}", err=True)
+            continue
+        for line in report.lines:
+            typer.echo(f"{name}: {line}")
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / f"{report.spec.name}.json").write_text(report.spec.to_json(), encoding="utf-8")
+    if not every and not names:
+        raise typer.BadParameter("name an encoder, or use --all")
+    if failed:
+        raise typer.Exit(3)

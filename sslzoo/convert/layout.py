@@ -1,0 +1,150 @@
+"""How a kind of checkpoint is laid out, as data, and the one strict way from there to torchvision's names.
+
+Every entry of the file is used exactly once, named as a head that is dropped, or refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslzoo.errors import WeightsError
+from sslzoo.spec import Geometry, Preprocess
+
+IMAGENET = Preprocess(resize=256, size=224)
+TORCHVISION = Geometry()
+WRAPPERS = ("state_dict", "model", "net", "simclr_state", "model_state_dict")
+PARALLEL = ("module.", "_orig_mod.")  # put before every name by DataParallel and by torch.compile
+# No part of a forward pass: BN's batch counters, and what the profiler thop leaves in a model.
+COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
+
+State = Mapping[str, Any]
+
+
+def state_dict(checkpoint: Any) -> State:
+    """Names and tensors, from under the usual wrapper keys or bare, without DataParallel's prefix."""
+    state = checkpoint if isinstance(checkpoint, Mapping) else {}
+    for key in WRAPPERS:
+        if isinstance(state.get(key), Mapping):
+            return state_dict(state[key])
+    for prefix in PARALLEL:
+        if state and all(str(name).startswith(prefix) for name in state):
+            return state_dict({name.removeprefix(prefix): value for name, value in state.items()})
+    return state
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One kind of checkpoint.
+
+    `encoder` stands before the encoder's own names, `heads` are beginnings of names that are dropped (they are looked
+    at first), and `renames` are regular expressions that lead to torchvision's names. A file is recognised when it has
+    the encoder's `stem` and a name that starts with one of `needs`. `state` finds names and tensors in the file.
+    """
+
+    name: str
+    encoder: str = ""
+    heads: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ("",)
+    renames: tuple[tuple[str, str], ...] = ()
+    stem: str = "conv1.weight"
+    state: Callable[[Any], State] = state_dict
+    method: str = "unknown"
+    preprocess: Preprocess = IMAGENET
+    geometry: Geometry = TORCHVISION
+    cifar_stem: str = "cifar"  # which of the two 3x3 stems this format's authors use
+
+    def recognises(self, checkpoint: Any) -> bool:
+        """Whether the file looks like this format."""
+        state = self.state(checkpoint)
+        return self.encoder + self.stem in state and any(str(n).startswith(self.needs) for n in state)
+
+
+def encoder_tensors(
+    layout: Layout, checkpoint: Any, drop: Sequence[str] = ()
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """The encoder's tensors by torchvision's names, and the names that were dropped.
+
+    `drop` are further beginnings of names to leave out. Raises WeightsError naming what is left over, or what two
+    entries claim at once.
+    """
+    tensors: dict[str, NDArray[Any]] = {}
+    dropped, left = [], []
+    for name, value in layout.state(checkpoint).items():
+        if name.endswith(COUNTERS):
+            continue
+        if name.startswith((*layout.heads, *drop)):
+            dropped.append(name)
+            continue
+        if not name.startswith(layout.encoder) or not hasattr(value, "shape"):
+            left.append(name)
+            continue
+        target = name.removeprefix(layout.encoder)
+        for pattern, replacement in layout.renames:
+            target = re.sub(pattern, replacement, target)
+        if target in tensors:
+            raise WeightsError(
+                f"two entries of the file claim {target}, the second is {name}; add --drop for one of them"
+            )
+        tensors[target] = _array(value)
+    if left:
+        raise _left_over(left)
+    return tensors, dropped
+
+
+def identify(tensors: Mapping[str, NDArray[Any]], layout: Layout) -> tuple[str, str]:
+    """The backbone and stem that these names and shapes are; raises WeightsError where they are no ResNet of ours."""
+    from sslzoo.backbones.resnet import ARCHITECTURES, STAGES, BasicBlock
+
+    blocks = tuple(len({n.split(".")[1] for n in tensors if n.startswith(f"{stage}.")}) for stage in STAGES)
+    basic = "layer1.0.conv3.weight" not in tensors
+    found = [n for n, (block, depths) in ARCHITECTURES.items() if depths == blocks and (block is BasicBlock) == basic]
+    stem = tensors.get("conv1.weight")
+    if not found or stem is None or stem.ndim != 4 or stem.shape[0] % 64:
+        raise WeightsError(f"this is no ResNet: {blocks} blocks, first names {', '.join(sorted(tensors)[:3])}")
+    width = stem.shape[0] // 64
+    return found[0] + (f"w{width}" if width > 1 else ""), "imagenet" if stem.shape[-1] == 7 else layout.cifar_stem
+
+
+def check(tensors: Mapping[str, NDArray[Any]], backbone: str, geometry: Geometry) -> None:
+    """Raises WeightsError unless names and shapes are exactly the backbone's, all is finite and all variances positive."""
+    import torch
+
+    from sslzoo import backbones
+
+    with torch.device("meta"):
+        state = backbones.build(backbone, **geometry.to_dict()).state_dict()
+    wanted = {name: tuple(value.shape) for name, value in state.items() if not name.endswith(COUNTERS)}
+    if surplus := sorted(tensors.keys() - wanted.keys()):
+        raise _left_over(surplus)
+    if missing := sorted(wanted.keys() - tensors.keys()):
+        raise WeightsError(f"the file lacks {len(missing)} of a {backbone}'s tensors: {_some(missing)}")
+    for name, shape in wanted.items():
+        value = tensors[name]
+        if value.shape != shape:
+            raise WeightsError(f"{name} has shape {value.shape} where a {backbone} has {shape}")
+        if not np.isfinite(value).all() or (name.endswith("running_var") and not (value > 0).all()):
+            raise WeightsError(f"{name} holds values that no trained network has; download the file again")
+
+
+def _left_over(names: Sequence[str]) -> WeightsError:
+    return WeightsError(
+        f"{len(names)} entries have no place in the encoder: {_some(names)}; add --drop PREFIX to leave them out on purpose"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """A numpy array of a tensor in its own precision; bf16, which numpy lacks, becomes fp32 without loss."""
+    if hasattr(value, "detach"):
+        value = value.detach()
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+    return np.asarray(value)

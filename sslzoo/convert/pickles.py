@@ -1,0 +1,121 @@
+"""A pickle reader that runs nothing: a few named globals are admitted, some are replaced by stand-ins, all others refused.
+
+Pickles name functions and call them, so a bare `pickle.load` of somebody's checkpoint is running somebody's program.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from typing import IO, Any
+
+import numpy as np
+
+from sslzoo.errors import WeightsError
+
+
+class Ignored:
+    """Stands for an object that no encoder needs (arguments, optimiser state, histories); it keeps nothing it is given."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __setstate__(self, _: Any) -> None: ...
+    def __setitem__(self, _: Any, __: Any) -> None: ...
+    def append(self, _: Any) -> None: ...
+    def extend(self, _: Any) -> None: ...
+    def add(self, _: Any) -> None: ...
+
+
+def _bytes(text: str, encoding: str = "latin1") -> bytes:
+    """What `_codecs.encode` is in pickles of protocol 2: bytes that were written as text."""
+    if encoding != "latin1":
+        raise WeightsError(f"the pickle asks for the codec {encoding!r}, which no checkpoint needs; it is refused")
+    return text.encode("latin1")
+
+
+def _record(_: str, fields: Any, *__: Any) -> Any:
+    """What dill's `_create_namedtuple` is here: a maker of plain dicts with these fields."""
+
+    class Record:
+        def __new__(cls, *values: Any) -> Any:
+            return dict(zip(fields, values, strict=True))
+
+    return Record
+
+
+def _dill_array(make: Any, arguments: Any, state: Any, *_: Any) -> Any:
+    """What dill's `_create_array` does: an empty array by numpy's own function (an admitted one), then its content."""
+    array = make(*arguments)
+    array.__setstate__(state)
+    return array
+
+
+def _numpy_globals() -> dict[str, Any]:
+    arrays = np.array(0).__reduce__()[0]  # numpy's own function that makes an empty array, wherever this version has it
+    names: dict[str, Any] = {"numpy.dtype": np.dtype, "numpy.ndarray": np.ndarray}
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        names |= {f"{module}._reconstruct": arrays, f"{module}.scalar": Ignored}
+    return names
+
+
+ADMITTED: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "builtins.set": set,
+    "__builtin__.set": set,
+    "_codecs.encode": _bytes,
+    # Haiku's mappings are made from one dict (dm-haiku 0.0.2, data_structures.py), so a dict does as well
+    "haiku._src.data_structures.frozendict": dict,
+    "haiku._src.data_structures.FlatMapping": dict,
+    "dill.dill._create_array": _dill_array,
+    "dill._dill._create_array": _dill_array,
+    "dill.dill._create_namedtuple": _record,
+    "dill._dill._create_namedtuple": _record,
+    **_numpy_globals(),
+}
+# The state of a BYOL run (byol_experiment.py of deepmind-research), where the pickle names the class instead of remaking it
+BYOL_STATE = ("online_params", "target_params", "online_state", "target_state", "opt_state")
+# torch's own, by name so that torch need not be imported; none of these runs anything but the building of a tensor
+TORCH = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
+# Objects that real checkpoints hold beside their tensors, all replaced by `Ignored`.
+IGNORED = frozenset(
+    {
+        "argparse.Namespace",
+        "pathlib.PosixPath",
+        "pathlib.WindowsPath",
+        "mmengine.logging.history_buffer.HistoryBuffer",
+        "builtins.getattr",  # by which a HistoryBuffer names its own methods; replaced, so it looks nothing up
+        "__builtin__.getattr",
+        "pytorch_lightning.utilities.parsing.AttributeDict",
+        "lightning_fabric.utilities.data.AttributeDict",
+        "lightning.fabric.utilities.data.AttributeDict",
+        "torch.device",
+        "torch.Size",
+    }
+)
+# Whole packages whose objects are only ever optimiser state or settings next to the weights.
+IGNORED_PACKAGES = ("optax", "jax", "jaxlib", "omegaconf", "mmcv", "byol")
+
+
+class Unpickler(pickle.Unpickler):
+    """Reads a pickle with the globals above; raises WeightsError, naming it, for any other."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full in ADMITTED:
+            return ADMITTED[full]
+        if name == "_ByolExperimentState":
+            return _record(name, BYOL_STATE)
+        if module == "torch._utils" and name in TORCH:
+            import torch
+
+            return getattr(torch._utils, name)
+        if full in IGNORED or module.partition(".")[0] in IGNORED_PACKAGES:
+            return Ignored
+        raise WeightsError(
+            f"the file asks to run {full}, which no checkpoint needs; it is refused. If you trust it, save its weights "
+            "as safetensors with the program that made it, and convert that file"
+        )
+
+
+def load(file: IO[bytes], **options: Any) -> Any:
+    """Reads one pickle from an open file; `options` are those of `pickle.Unpickler`."""
+    return Unpickler(file, **options).load()

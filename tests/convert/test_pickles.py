@@ -1,0 +1,112 @@
+"""A checkpoint is data: nothing in it may run, whatever container it comes in."""
+
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from sslzoo import convert
+from sslzoo.convert.read import read_checkpoint
+from sslzoo.errors import WeightsError
+
+
+class Attack:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, call, *arguments):
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+def attacks(mark):
+    import builtins
+    import functools
+    import operator
+    import subprocess
+
+    yield Attack(os.system, f"touch {mark}")
+    yield Attack(os.mkdir, str(mark))
+    yield Attack(builtins.exec, f"open({str(mark)!r}, 'w')")
+    yield Attack(builtins.eval, f"open({str(mark)!r}, 'w')")
+    yield Attack(builtins.open, str(mark), "w")
+    yield Attack(subprocess.Popen, ["touch", str(mark)])
+    yield Attack(functools.partial, os.mkdir, str(mark))
+    yield Attack(operator.methodcaller, "mkdir")
+    yield Attack(torch.load, str(mark))
+    yield Attack(torch.storage._load_from_bytes, b"x")
+    yield Attack(__import__, "os")
+
+
+@pytest.mark.parametrize("number", range(11))
+@pytest.mark.parametrize("container", ["zip", "legacy", "pickle2", "pickle4"])
+def test_nothing_runs(number, container, tmp_path):
+    mark = tmp_path / "mark"
+    value = {"state_dict": {"conv1.weight": torch.ones(2)}, "args": list(attacks(mark))[number]}
+    path = tmp_path / "c.pth"
+    if container.startswith("pickle"):
+        path.write_bytes(pickle.dumps({"experiment_state": value["args"]}, protocol=int(container[-1])))
+    else:
+        torch.save(value, path, _use_new_zipfile_serialization=container == "zip")
+    with pytest.raises(WeightsError, match="is refused"):
+        read_checkpoint(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "lines", [b"cposix\nsystem\n", b"cbuiltins\neval\n", b"cos\nsystem\n", b"cnumpy\nload\n", b"ctorch\nload\n"]
+)
+def test_by_hand(lines, tmp_path):
+    mark = tmp_path / "mark"
+    (tmp_path / "c.pkl").write_bytes(b"\x80\x02" + lines + b"(V" + f"touch {mark}".encode() + b"\ntR.")
+    with pytest.raises(WeightsError, match="is refused"):
+        read_checkpoint(tmp_path / "c.pkl")
+    assert not mark.exists()
+
+
+def test_a_stand_in_keeps_and_runs_nothing(tmp_path):
+    import argparse
+
+    namespace = argparse.Namespace(a=1)
+    (tmp_path / "c.pkl").write_bytes(pickle.dumps({"x": namespace}, protocol=2))
+    found = read_checkpoint(tmp_path / "c.pkl")["x"]
+    assert not isinstance(found, argparse.Namespace)
+    assert not vars(found)
+
+
+def test_getattr_looks_nothing_up(tmp_path):
+    """mmengine's HistoryBuffer, beside the tensors of mmselfsup 1.x, names its methods by getattr."""
+    (tmp_path / "c.pkl").write_bytes(pickle.dumps({"x": Attack(getattr, "", "join")}, protocol=2))
+    found = read_checkpoint(tmp_path / "c.pkl")["x"]
+    assert not callable(found)
+
+
+def test_torchscript_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "c.pt", "w") as archive:
+        archive.writestr("c/constants.pkl", b"")
+        archive.writestr("c/data.pkl", b"")
+    with pytest.raises(WeightsError, match="TorchScript"):
+        read_checkpoint(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"\x82\xa6params\x81", "Flax"),
+        (b"\x89HDF\r\n", "HDF5"),
+        (b"\x1f\x8b\x08", "gzipped"),
+        (b"", "none of these"),
+        (b"PK\x03\x04 cut short", "can't be read"),
+        (bytes.fromhex("80028a0a6cfc9c46"), "can't be read"),
+        (b"\x80\x04cut", "can't be read"),
+        (b'\x08\x00\x00\x00\x00\x00\x00\x00{"a": 1}', "can't be read"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_by_its_content(content, message, tmp_path):
+    (tmp_path / "c.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        convert.convert(tmp_path / "c.pth")
