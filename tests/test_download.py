@@ -162,6 +162,18 @@ def test_other_weights_than_the_pinned_are_refused(checkpoint):
         assert hub.read_config(hub.fetch(spec_of(f"{url}/c.pth.tar", sha256=first))).sha256 == first
 
 
+def test_a_new_pin_replaces_what_is_cached(checkpoint):
+    with serving(file_server({"/c.pth.tar": checkpoint[1]})) as url:
+        spec = spec_of(f"{url}/c.pth.tar")
+        right = hub.read_config(hub.fetch(spec)).sha256
+        config = cache.home() / "models" / spec.name / "config.json"
+        config.write_text(config.read_text().replace(right, "1" * 64))
+        pinned = spec_of(f"{url}/c.pth.tar", sha256=right)
+        assert not hub.is_cached(pinned)
+        assert hub.read(pinned)["conv1.weight"].shape == (64, 3, 7, 7)
+        assert hub.is_cached(pinned)
+
+
 def test_offline_says_what_is_missing(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE.*sslzoo pull mocov2-r18\.test"):

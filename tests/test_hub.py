@@ -90,3 +90,28 @@ def test_changed_weights_are_another_space(model_folder):
     with torch.no_grad():
         encoder.backbone.conv1.weight[0] += 1
     assert encoder.space != before
+
+
+def test_a_card_is_what_the_hub_reads():
+    from huggingface_hub import ModelCard
+
+    from sslzoo import registry
+
+    spec = registry.resolve("simsiam-r50")
+    data = ModelCard(hub.card(spec)).data
+    assert (data.library_name, data.pipeline_tag) == ("sslzoo", "image-feature-extraction")
+    assert data.license == "cc-by-nc-4.0"
+    assert {"simsiam", "resnet50"} <= set(data.tags)
+    assert data.model_name == spec.name
+    (result,) = data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == ("ImageNet-1k val", "linear_top1", 68.3)
+    assert "checkpoint_0099.pth.tar" in hub.card(spec)
+
+
+def test_torchvision_reads_the_same_file(model_folder):
+    import torchvision
+    from safetensors.torch import load_file
+
+    found = torchvision.models.resnet18().load_state_dict(load_file(model_folder / "model.safetensors"), strict=False)
+    assert found.unexpected_keys == []
+    assert {k for k in found.missing_keys if not k.endswith("num_batches_tracked")} == {"fc.weight", "fc.bias"}

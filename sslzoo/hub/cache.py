@@ -38,9 +38,11 @@ def offline() -> bool:
 
 
 def cached(spec: EncoderSpec) -> Path | None:
-    """The encoder's model folder in the cache, if it is there."""
+    """The encoder's model folder in the cache, if it is there and holds the weights that the spec pins."""
     folder = home() / "models" / spec.name
-    return folder if (folder / model_folder.CONFIG).is_file() else None
+    if not (folder / model_folder.CONFIG).is_file():
+        return None
+    return folder if spec.sha256 in ("", model_folder.read_config(folder).sha256) else None
 
 
 def converted(spec: EncoderSpec) -> Path:
@@ -68,6 +70,7 @@ def converted(spec: EncoderSpec) -> Path:
             checkpoint, hash=f"sha256:{model_folder.sha256(file)}", size_bytes=file.stat().st_size
         )
         full = dataclasses.replace(spec, sources=(), checkpoints=(exact,))
+        shutil.rmtree(target, ignore_errors=True)  # what an older pin left there
         written = model_folder.write(target, full, made.tensors, model_folder.card(full))
         if spec.sha256 and written.sha256 != spec.sha256:
             shutil.rmtree(target)

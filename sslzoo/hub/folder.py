@@ -142,7 +142,7 @@ tags:
 - {spec.method}
 - {spec.backbone}
 - image-embeddings
----
+{_model_index(spec)}---
 
 # {spec.name}
 
@@ -165,3 +165,22 @@ Preprocessing: short side to {p.resize} px ({p.interpolation}), centre {p.size} 
 ## Scores
 {table}
 """
+
+
+def _model_index(spec: EncoderSpec) -> str:
+    """The scores as the Hub reads them from a card's head; empty without scores."""
+    if not spec.scores:
+        return ""
+    entry = {
+        "name": spec.name,
+        "results": [
+            {
+                "task": {"type": "image-feature-extraction"},
+                "dataset": {"name": s.dataset, "type": re.sub(r"[^a-z0-9]+", "-", s.dataset.lower()).strip("-")},
+                "metrics": [{"type": s.metric, "value": round(100 * s.value, 2), "name": s.protocol}],
+                **({"source": {"name": s.source, "url": spec.checkpoints[0].url}} if spec.checkpoints else {}),
+            }
+            for s in spec.scores
+        ],
+    }
+    return f"model-index:\n- {json.dumps(entry, ensure_ascii=False)}\n"  # JSON is YAML

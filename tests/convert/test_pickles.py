@@ -77,6 +77,27 @@ def test_a_stand_in_keeps_and_runs_nothing(tmp_path):
     assert not vars(found)
 
 
+def test_arrays_as_dill_writes_them(tmp_path, monkeypatch):
+    import sys
+    import types
+
+    import numpy as np
+
+    def _create_array(make, arguments, state, dictionary=None):
+        raise AssertionError("written by name only")
+
+    module = types.ModuleType("dill._dill")
+    module._create_array = _create_array
+    monkeypatch.setattr(_create_array, "__module__", "dill._dill")
+    monkeypatch.setattr(_create_array, "__qualname__", "_create_array")
+    monkeypatch.setitem(sys.modules, "dill._dill", module)
+    value = np.arange(6, dtype=np.float32).reshape(2, 3)
+    make, arguments, state = value.__reduce__()
+    content = pickle.dumps(Attack(_create_array, make, arguments, state, None), protocol=2)
+    (tmp_path / "c.pkl").write_bytes(content)
+    np.testing.assert_array_equal(read_checkpoint(tmp_path / "c.pkl"), value)
+
+
 def test_getattr_looks_nothing_up(tmp_path):
     """mmengine's HistoryBuffer, beside the tensors of mmselfsup 1.x, names its methods by getattr."""
     (tmp_path / "c.pkl").write_bytes(pickle.dumps({"x": Attack(getattr, "", "join")}, protocol=2))
