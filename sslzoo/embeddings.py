@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -101,7 +101,7 @@ class Embeddings:
     @property
     def dim(self) -> int:
         """The length of a vector."""
-        return int(self.vectors.shape[1])
+        return int(self.manifest["dim"]) if self._table is None else int(self.vectors.shape[1])
 
     @cached_property
     def normalized(self) -> NDArray[np.float32]:
@@ -350,6 +350,33 @@ def _read_parts(folder: Path) -> tuple[NDArray[np.float32], list[str], Labels | 
         ids += table["path"].to_pylist()
         labels += table["label"].to_pylist() if "label" in table.column_names else [None] * table.num_rows
     return np.concatenate(vectors), ids, labels if any(label is not None for label in labels) else None
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The folder's parts in their order."""
+    return _parts(folder)
+
+
+def vectors_by_part(files: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
+    """The vectors of each part, float32 `[rows, dim]`; parts without a row are left out."""
+    import pyarrow.parquet as pq
+
+    for path in files:
+        column = pq.read_table(path, columns=["embedding"])["embedding"].combine_chunks()
+        if len(column):
+            yield np.asarray(column.flatten().to_numpy(), np.float32).reshape(len(column), -1)
+
+
+def columns(files: Sequence[Path]) -> pa.Table:
+    """All columns but the vectors, of all parts; where a part lacks a column its rows have nulls."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for path in files:
+        names = [name for name in pq.read_schema(path).names if name != "embedding"]
+        tables.append(pq.read_table(path, columns=names).replace_schema_metadata(None))
+    return pa.concat_tables(tables, promote_options="default").combine_chunks()
 
 
 def _storable(path: str) -> str:

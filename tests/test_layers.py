@@ -14,13 +14,13 @@ ORDER = [
     ["backends"],
     ["encoder", "pipeline"],
     ["index", "evaluate"],
-    ["search", "baselines"],
+    ["search", "contact_sheet", "baselines"],
     ["cli"],
     ["__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 LEVEL |= {"index": LEVEL["backends"], "evaluate": LEVEL["backends"]}  # they read Embeddings, never Encoder
-TORCH_FREE = ("errors", "spec", "registry", "hub", "images", "embeddings", "index", "search", "cli")
+TORCH_FREE = ("errors", "spec", "registry", "hub", "images", "embeddings", "index", "search", "contact_sheet", "cli")
 DOORS = {"faiss": "index", "gradio": "demo", "typer": "cli", "ray": "distributed", "huggingface_hub": "hub"}
 SOURCES = sorted((ROOT / "sslzoo").rglob("*.py"))
 

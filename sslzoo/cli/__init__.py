@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Self-supervised image encoders by name: embed a folder of images, search it, judge the encoder.",
 )
-for command in (zoo.models, zoo.show, embedding.embed, searching.search):
+for command in (zoo.models, zoo.show, embedding.embed, searching.index, searching.search):
     app.command()(command)
 app.add_typer(evaluation.app, name="eval")
 
