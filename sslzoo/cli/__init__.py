@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sslzoo import __version__
-from sslzoo.cli import embedding, evaluation, searching, zoo
+from sslzoo.cli import embedding, evaluation, searching, sorting, zoo
 from sslzoo.errors import SslzooError
 
 app = typer.Typer(
@@ -20,7 +20,15 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Self-supervised image encoders by name: embed a folder of images, search it, judge the encoder.",
 )
-for command in (zoo.models, zoo.show, embedding.embed, searching.index, searching.search):
+for command in (
+    zoo.models,
+    zoo.show,
+    embedding.embed,
+    searching.index,
+    searching.search,
+    sorting.dedup,
+    sorting.cluster,
+):
     app.command()(command)
 app.add_typer(evaluation.app, name="eval")
 

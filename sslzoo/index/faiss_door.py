@@ -75,6 +75,14 @@ def products(bank: NDArray[np.float32], probes: NDArray[np.float32], rows: NDArr
     return out
 
 
+def kmeans(vectors: NDArray[np.float32], k: int, *, seed: int = 0) -> NDArray[np.float32]:
+    """The centres of spherical k-means, float32 `[k, dim]` of length 1."""
+    options = {"niter": 25, "spherical": True, "seed": seed, "min_points_per_centroid": 1, "nredo": 5}
+    found = load().Kmeans(vectors.shape[1], k, **options)
+    found.train(np.ascontiguousarray(vectors))
+    return np.asarray(found.centroids, np.float32)
+
+
 @cache
 def _gpu() -> Any:
     return load().StandardGpuResources()
