@@ -30,6 +30,7 @@ for command in (
     sorting.cluster,
 ):
     app.command()(command)
+app.command(name="export-vectors")(searching.export_vectors)
 app.add_typer(evaluation.app, name="eval")
 
 

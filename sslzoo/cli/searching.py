@@ -1,4 +1,4 @@
-"""`index` and `search`: nearest neighbours of an image."""
+"""`index`, `search` and `export-vectors`: nearest neighbours of an image."""
 
 from __future__ import annotations
 
@@ -99,6 +99,20 @@ def search(
             typer.echo(f"{query}:")
         for id_, score in near:
             typer.echo(f"{score:.4f}  {id_}")
+
+
+def export_vectors(
+    embeddings: Folder,
+    to: Annotated[str, typer.Option("--to", help="lancedb or qdrant; each is an extra.")],
+    at: Annotated[str, typer.Option("--at", help="LanceDB: a folder. Qdrant: the server's URL.")],
+    table: Annotated[str, typer.Option(help="The table or collection to write.")] = "images",
+    as_json: Json = False,
+) -> None:
+    """Hand a collection to a vector database: ids, columns, vectors and their space; repeat it to go on."""
+    from sslzoo.export_vectors import export_vectors as run
+
+    rows = run(embeddings, to, at, table=table)
+    typer.echo(json.dumps({"rows": rows, "table": table}) if as_json else f"{at}: {rows} vectors in {table}")
 
 
 def _condition(text: str) -> tuple[str, str]:
