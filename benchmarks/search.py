@@ -33,8 +33,14 @@ def generate(path, rows, dim, seed=0):
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(max(50, rows // 1000), dim)).astype(np.float32)
     manifest = {
-        "format": 1, "model": "generated", "model_source": "", "dim": dim, "space": "s", "precision": "fp32", "source": [],
-    }  # fmt: skip
+        "format": 1,
+        "model": "generated",
+        "model_source": "",
+        "dim": dim,
+        "space": "s",
+        "precision": "fp32",
+        "source": [],
+    }
     writer = Writer(path, manifest, started=False)
     for number, start in enumerate(range(0, rows, PART)):
         n = min(PART, rows - start)
@@ -81,8 +87,13 @@ def main():
         recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows, truth, strict=True)])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         line = {
-            "name": name, "build_s": build, "qps": len(truth) / bulk, "one_ms": 100 * single, "recall": float(recall), "peak_mb": peak,
-        }  # fmt: skip
+            "name": name,
+            "build_s": build,
+            "qps": len(truth) / bulk,
+            "one_ms": 100 * single,
+            "recall": float(recall),
+            "peak_mb": peak,
+        }
         results.append(line)
         print(
             f"{name:<28} build {build:8.2f} s  {line['qps']:9.0f} q/s  one {line['one_ms']:8.2f} ms  "
@@ -141,7 +152,13 @@ def raw(index, queries, truth, report):
         index.structure.hnsw.efSearch = max(value, m)
     elif index.facts.knob:
         index.structure.nprobe = value
-    report(f"raw FAISS {index.kind}", 0, lambda: refined.search(queries, 10)[1], lambda i: refined.search(queries[i : i + 1], 10), truth)  # fmt: skip
+    report(
+        f"raw FAISS {index.kind}",
+        0,
+        lambda: refined.search(queries, 10)[1],
+        lambda i: refined.search(queries[i : i + 1], 10),
+        truth,
+    )
 
 
 def others(bank, queries, truth, report):
@@ -150,7 +167,13 @@ def others(bank, queries, truth, report):
     start = time.perf_counter()
     flat = faiss.IndexFlatIP(bank.shape[1])
     flat.add(bank)
-    report("raw FAISS flat", time.perf_counter() - start, lambda: flat.search(queries, 10)[1], lambda i: flat.search(queries[i : i + 1], 10), truth)  # fmt: skip
+    report(
+        "raw FAISS flat",
+        time.perf_counter() - start,
+        lambda: flat.search(queries, 10)[1],
+        lambda i: flat.search(queries[i : i + 1], 10),
+        truth,
+    )
 
     def by_numpy(q):
         near = q @ bank.T
@@ -167,7 +190,13 @@ def others(bank, queries, truth, report):
         graph.add_items(bank, num_threads=1)
         graph.set_ef(64)
         build = time.perf_counter() - start
-        report("hnswlib", build, lambda: graph.knn_query(queries, 10)[0], lambda i: graph.knn_query(queries[i : i + 1], 10), truth)  # fmt: skip
+        report(
+            "hnswlib",
+            build,
+            lambda: graph.knn_query(queries, 10)[0],
+            lambda i: graph.knn_query(queries[i : i + 1], 10),
+            truth,
+        )
     if importlib.util.find_spec("usearch"):
         from usearch.index import Index
 
@@ -175,7 +204,9 @@ def others(bank, queries, truth, report):
         graph = Index(ndim=bank.shape[1], metric="ip", dtype="bf16")
         graph.add(np.arange(len(bank)), bank)
         build = time.perf_counter() - start
-        report("usearch bf16", build, lambda: graph.search(queries, 10).keys, lambda i: graph.search(queries[i], 10), truth)  # fmt: skip
+        report(
+            "usearch bf16", build, lambda: graph.search(queries, 10).keys, lambda i: graph.search(queries[i], 10), truth
+        )
     import torch  # last: where it is loaded, our exact search uses it too
 
     keys = torch.from_numpy(np.array(bank)).T
