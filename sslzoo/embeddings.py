@@ -362,7 +362,8 @@ def vectors_by_part(files: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
     import pyarrow.parquet as pq
 
     for path in files:
-        column = pq.ParquetFile(path).read(columns=["embedding"])["embedding"].combine_chunks()
+        with pq.ParquetFile(path) as file:
+            column = file.read(columns=["embedding"])["embedding"].combine_chunks()
         if len(column):
             yield np.asarray(column.flatten().to_numpy(), np.float32).reshape(len(column), -1)
 
@@ -375,7 +376,8 @@ def columns(files: Sequence[Path]) -> pa.Table:
     tables = []
     for path in files:
         names = [name for name in pq.read_schema(path).names if name != "embedding"]
-        tables.append(pq.ParquetFile(path).read(columns=names).replace_schema_metadata(None))
+        with pq.ParquetFile(path) as file:
+            tables.append(file.read(columns=names).replace_schema_metadata(None))
     return pa.concat_tables(tables, promote_options="default").combine_chunks()
 
 

@@ -101,6 +101,8 @@ def download(url: str, *, limit: int = URL_BYTES, seconds: float = URL_SECONDS) 
         with urllib.request.urlopen(url, timeout=seconds) as answer:
             data: bytes = answer.read(limit + 1)
     except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise InputError(f"{url} can't be fetched: {reason}; download the image and name the file") from None
     if len(data) > limit:
