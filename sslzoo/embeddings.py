@@ -9,7 +9,7 @@ metadata which inputs it covers and which of them failed, so that an interrupted
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,7 @@ class Embeddings:
     @property
     def dim(self) -> int:
         """The length of a vector."""
-        return int(self.vectors.shape[1])
+        return int(self.manifest["dim"]) if self._table is None else int(self.vectors.shape[1])
 
     @cached_property
     def normalized(self) -> NDArray[np.float32]:
@@ -174,3 +174,27 @@ def _read_parts(folder: Path) -> tuple[NDArray[np.float32], list[str], Labels | 
         ids += table["path"].to_pylist()
         labels += table["label"].to_pylist()
     return np.concatenate(vectors), ids, labels if any(label is not None for label in labels) else None
+
+
+def vectors_by_part(files: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
+    """The vectors of each part, float32 `[rows, dim]`; parts without a row are left out."""
+    import pyarrow.parquet as pq
+
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            column = file.read(columns=["embedding"])["embedding"].combine_chunks()
+        if len(column):
+            yield np.asarray(column.flatten().to_numpy(), np.float32).reshape(len(column), -1)
+
+
+def columns(files: Sequence[Path]) -> pa.Table:
+    """All columns but the vectors, of all parts; where a part lacks a column its rows have nulls."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for path in files:
+        names = [name for name in pq.read_schema(path).names if name != "embedding"]
+        with pq.ParquetFile(path) as file:
+            tables.append(file.read(columns=names).replace_schema_metadata(None))
+    return pa.concat_tables(tables, promote_options="default").combine_chunks()

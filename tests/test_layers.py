@@ -16,15 +16,26 @@ ORDER = [
     ["backends"],
     ["encoder", "pipeline"],
     ["index", "evaluate"],
-    ["search", "baselines"],
+    ["search", "contact_sheet", "dedup", "cluster", "export_vectors", "baselines"],
     ["verify"],
     ["cli"],
     ["__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 LEVEL |= {"index": LEVEL["backends"], "evaluate": LEVEL["backends"]}  # they read Embeddings, never Encoder
-TORCH_FREE = ("errors", "spec", "registry", "hub", "images", "embeddings", "index", "search", "cli")
-DOORS = {"faiss": "index", "gradio": "demo", "typer": "cli", "ray": "distributed", "huggingface_hub": "hub"}
+TORCH_FREE = (
+    "errors", "spec", "registry", "hub", "images", "embeddings", "index", "search", "contact_sheet", "dedup", "cluster",
+    "export_vectors", "cli",
+)  # fmt: skip
+DOORS = {
+    "faiss": "index",
+    "gradio": "demo",
+    "typer": "cli",
+    "ray": "distributed",
+    "huggingface_hub": "hub",
+    "lancedb": "export_vectors",
+    "qdrant_client": "export_vectors",
+}
 SOURCES = sorted((ROOT / "sslzoo").rglob("*.py"))
 
 

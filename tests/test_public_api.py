@@ -53,7 +53,7 @@ def test_search_in_the_collection_needs_no_torch(photos, tmp_path):
 import sys
 from sslzoo.embeddings import Embeddings
 from sslzoo.search import search_images
-found = search_images(Embeddings.open({str(tmp_path / "e")!r}), [{str(photos / "bars" / "0.jpg")!r}], k=2)
+_, found = search_images(Embeddings.open({str(tmp_path / "e")!r}), [{str(photos / "bars" / "0.jpg")!r}], k=2)
 print(found.ids[0][0], "torch" in sys.modules)
 """
     assert run_python(code).split() == ["bars/0.jpg", "False"]

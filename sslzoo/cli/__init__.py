@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sslzoo import __version__
-from sslzoo.cli import embedding, evaluation, making, searching, zoo
+from sslzoo.cli import embedding, evaluation, making, searching, sorting, zoo
 from sslzoo.errors import SslzooError
 
 app = typer.Typer(
@@ -27,11 +27,15 @@ for command in (
     zoo.verify,
     embedding.embed,
     embedding.merge,
+    searching.index,
     searching.search,
+    sorting.dedup,
+    sorting.cluster,
     making.convert,
     making.push,
 ):
     app.command()(command)
+app.command(name="export-vectors")(searching.export_vectors)
 app.add_typer(evaluation.app, name="eval")
 
 

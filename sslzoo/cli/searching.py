@@ -1,35 +1,93 @@
-"""`search`: nearest neighbours of an image."""
+"""`index`, `search` and `export-vectors`: nearest neighbours of an image."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sslzoo.cli.options import Device, Json
+from sslzoo.errors import InputError
+
+Folder = Annotated[Path, typer.Argument(metavar="EMB", help="An embeddings folder.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Also write a contact sheet, one self-contained file.")]
+
+
+def index(
+    embeddings: Folder,
+    kind: Annotated[
+        str, typer.Option(help="auto, exact, flat, pq, ivfpq, rabitq, ivf or hnsw; all but exact need FAISS.")
+    ] = "auto",
+    recall: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the true neighbours to find, measured on a sample.")
+    ] = 0.95,
+    memory: Annotated[str, typer.Option(help="What auto may use, such as 4GB.")] = "4GB",
+    remove: Annotated[list[str] | None, typer.Option("--remove", help="An id to take out of the index.")] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make an index inside an embeddings folder, or bring it up to date; search finds it there."""
+    from sslzoo.index import folder
+
+    if remove:
+        made = folder.remove(embeddings, remove)
+    else:
+        made = folder.write_index(embeddings, kind, recall=recall, memory=_bytes(memory), rebuild=rebuild)
+    measured = getattr(made, "recall", None)
+    if as_json:
+        typer.echo(json.dumps({"kind": made.kind, "vectors": len(made), "recall": measured}))
+        return
+    promise = "exact" if measured is None else f"recall {measured:.3f} on a sample"
+    typer.echo(f"{embeddings / 'index'}: {made.kind}, {len(made)} vectors, {promise}")
 
 
 def search(
-    embeddings: Annotated[Path, typer.Argument(metavar="EMB", help="An embeddings folder.")],
-    queries: Annotated[list[str], typer.Argument(metavar="QUERY", help="Image files, or ids of the collection.")],
+    embeddings: Folder,
+    queries: Annotated[
+        list[str],
+        typer.Argument(metavar="QUERY", help="Image files, URLs, ids of the collection, .npy arrays, - for stdin."),
+    ],
     k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
+    threshold: Annotated[float | None, typer.Option(help="Leave out neighbours of a lower cosine.")] = None,
+    prefix: Annotated[str, typer.Option(help="Find only ids that begin so, such as 'a/'.")] = "",
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Find only rows with this value; may be repeated.")
+    ] = None,
     exclude_self: Annotated[
         bool, typer.Option("--exclude-self", help="Drop the query itself from its results.")
     ] = False,
+    html: Html = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Print the images nearest to each query, with their cosine."""
-    from sslzoo.embeddings import Embeddings
+    from sslzoo.index.folder import open_index
     from sslzoo.search import search_images
 
-    found = search_images(Embeddings.open(embeddings), queries, k, exclude_self=exclude_self, device=device)
+    found_in = open_index(embeddings)
+    names, found = search_images(
+        found_in,
+        queries,
+        k,
+        exclude_self=exclude_self,
+        threshold=threshold,
+        prefix=prefix,
+        where=dict(_condition(text) for text in where or ()),
+        device=device,
+    )
     results = [
         (query, list(zip(ids, (float(score) for score in scores), strict=True)))
-        for query, ids, scores in zip(queries, found.ids, found.scores, strict=True)
+        for query, ids, scores in zip(names, found.ids, found.scores, strict=True)
     ]
+    if html is not None:
+        from sslzoo.contact_sheet import Picture, contact_sheet
+
+        rows = [(query, [Picture(id_, f"{score:.4f}", id_ == query) for id_, score in near]) for query, near in results]
+        html.write_text(contact_sheet(f"Search in {embeddings}", rows, found_in.collection.manifest), encoding="utf-8")
+        typer.echo(f"contact sheet: {html}", err=True)
     if as_json:
         lines = [
             {"query": q, "neighbours": [{"id": id_, "score": round(s, 6)} for id_, s in near]} for q, near in results
@@ -41,3 +99,32 @@ def search(
             typer.echo(f"{query}:")
         for id_, score in near:
             typer.echo(f"{score:.4f}  {id_}")
+
+
+def export_vectors(
+    embeddings: Folder,
+    to: Annotated[str, typer.Option("--to", help="lancedb or qdrant; each is an extra.")],
+    at: Annotated[str, typer.Option("--at", help="LanceDB: a folder. Qdrant: the server's URL.")],
+    table: Annotated[str, typer.Option(help="The table or collection to write.")] = "images",
+    as_json: Json = False,
+) -> None:
+    """Hand a collection to a vector database: ids, columns, vectors and their space; repeat it to go on."""
+    from sslzoo.export_vectors import export_vectors as run
+
+    rows = run(embeddings, to, at, table=table)
+    typer.echo(json.dumps({"rows": rows, "table": table}) if as_json else f"{at}: {rows} vectors in {table}")
+
+
+def _condition(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not (column and equals):
+        raise InputError(f"--where {text!r} is not COLUMN=VALUE; type for example --where label=cat")
+    return column, value
+
+
+def _bytes(text: str) -> int:
+    """A size such as 4GB or 500 MB, in bytes."""
+    match = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise InputError(f"--memory {text!r} is not a size; type for example --memory 4GB")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))

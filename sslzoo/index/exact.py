@@ -1,17 +1,39 @@
-"""Exact nearest neighbours by cosine, in numpy: the definition that every faster index is tested against."""
+"""Exact nearest neighbours by cosine: the definition that every faster index is tested against.
+
+`_top` in numpy is what counts. Where FAISS is installed, or torch is loaded already, they propose candidates faster; a
+query whose answer they can't prove, by the bound on their rounding, is computed again in numpy. Scores are float32 dot
+products of stored vectors, taken pair by pair, so that they don't depend on who proposed the pair.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import sys
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sslzoo.embeddings import Embeddings, normalize
+from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
+from sslzoo.index import faiss_door
+from sslzoo.index.collection import Collection
 
-CHUNK_BYTES = 256 << 20  # of similarities at a time
+SIMILARITY_BYTES = 256 << 20  # of similarities at a time
+GATHER_BYTES = 64 << 20  # of vectors copied for scoring at a time
+BULK = 16  # queries from which a matrix product pays for loading FAISS
+SLACK = 8  # candidates beyond k, so that a near tie at the k-th place can be told apart
+
+# how far the cosine of a candidate may be off: sums of float32 products in any order for dim up to a few thousand, and
+# for bfloat16 the rounding of both vectors (2^-9 each, by Cauchy-Schwarz) and of the result
+ROUNDING = 4e-6
+ROUNDING_BF16 = 2 * 2**-9 + 2**-9
+
+Found = tuple[NDArray[np.int64], NDArray[np.float32]]  # rows and scores [q, k], nearest first; -1 and -inf where none
+Propose = Callable[[NDArray[np.float32], NDArray[np.float32], int], Found]
 
 
 @dataclass(frozen=True)
@@ -24,46 +46,171 @@ class Neighbours:
 
 
 class ExactIndex:
-    """Compares every query with every vector."""
+    """Compares every query with every vector; also what all other kinds of index inherit."""
 
-    def __init__(self, embeddings: Embeddings) -> None:
-        self.embeddings = embeddings
+    kind = "exact"
+
+    def __init__(self, embeddings: Embeddings | Collection) -> None:
+        self.collection = embeddings if isinstance(embeddings, Collection) else Collection(embeddings)
+
+    def __len__(self) -> int:
+        return len(self.collection) - len(self.collection.removed)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.kind}, {len(self)} vectors, model={self.collection.model!r})"
 
     def search(
-        self, queries: Embeddings | NDArray[np.float32], k: int = 10, *, exclude: Sequence[int | None] | None = None
+        self,
+        queries: Embeddings | NDArray[np.float32],
+        k: int = 10,
+        *,
+        exclude: Sequence[int | None] | None = None,
+        within: NDArray[np.bool_] | None = None,
+        threshold: float | None = None,
     ) -> Neighbours:
         """The k nearest of each query by cosine, equal scores in the order of the collection.
 
         `queries` are Embeddings, whose space is checked, or vectors `[q, dim]` on your own word. `exclude` names for each
-        query one row of the collection to leave out (itself), or None. k is cut to the size of the collection. Raises
-        SpaceMismatch or InputError.
+        query one row of the collection to leave out (itself), or None; `within` is a mask `[n]` of the rows that may be
+        found; `threshold` drops scores below it. k is cut to what there is. Raises SpaceMismatch or InputError.
         """
-        if isinstance(queries, Embeddings):
-            self.embeddings.require_space(queries.space, queries.model)
-            queries = queries.vectors
-        bank = self.embeddings.normalized
-        if queries.ndim != 2 or queries.shape[1] != bank.shape[1]:
-            raise InputError(f"queries have shape {queries.shape}; the collection needs [n, {bank.shape[1]}]")
+        probes = self.collection.queries(queries)
         if k < 1:
             raise InputError(f"k is {k}; ask for at least one neighbour")
-        probes = normalize(queries)
-        step = max(1, CHUNK_BYTES // (4 * len(bank)))
-        rows: list[NDArray[np.int64]] = []
-        scores: list[NDArray[np.float32]] = []
-        for start in range(0, len(probes), step):
-            similarity = probes[start : start + step] @ bank.T  # [q, n]
-            for i, line in enumerate(similarity):
-                left_out = exclude[start + i] if exclude is not None else None
-                nearest = _largest(line, k + (left_out is not None))
-                nearest = nearest[nearest != left_out][:k] if left_out is not None else nearest
-                rows.append(nearest)
-                scores.append(line[nearest])
-        return Neighbours([[self.embeddings.ids[row] for row in line] for line in rows], scores, rows)
+        if len(self.collection.removed):
+            within = self.collection.alive if within is None else within & self.collection.alive
+        left_out = np.array([-1 if row is None else row for row in exclude or [None] * len(probes)], np.int64)
+        rows, scores = self._nearest(probes, min(k, max(1, len(self.collection))), left_out, within)
+        keep = rows >= 0
+        if threshold is not None:
+            keep &= scores >= threshold
+        lines = [row[kept] for row, kept in zip(rows, keep, strict=True)]
+        ids = iter(self.collection.ids_at(np.concatenate([*lines, np.empty(0, np.int64)])))
+        return Neighbours(
+            [list(itertools.islice(ids, len(line))) for line in lines],
+            [line[kept] for line, kept in zip(scores, keep, strict=True)],
+            lines,
+        )
+
+    def _nearest(
+        self, probes: NDArray[np.float32], k: int, left_out: NDArray[np.int64], within: NDArray[np.bool_] | None
+    ) -> Found:
+        return exact(self.collection, probes, k, left_out, within)
 
 
-def _largest(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Positions of the k largest scores, largest first, the earlier of two equal ones first."""
-    k = min(k, len(scores))
-    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-    candidates = np.flatnonzero(scores >= threshold)  # with all that tie for the last place
-    return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+def exact(
+    collection: Collection,
+    probes: NDArray[np.float32],
+    k: int,
+    left_out: NDArray[np.int64] | None = None,
+    within: NDArray[np.bool_] | None = None,
+    propose: Propose | None = None,
+) -> Found:
+    """The k nearest rows of normalised probes `[q, dim]`, in one pass over the collection, chunk by chunk.
+
+    `left_out` is a row to skip for each probe (-1 for none), `within` a mask of the rows that may be found.
+    """
+    wanted = k + (left_out is not None and bool((left_out >= 0).any()))
+    rows = np.full((len(probes), 0), -1, np.int64)
+    scores = np.full((len(probes), 0), -np.inf, np.float32)
+    for start, bank in collection.chunks():
+        places = np.flatnonzero(within[start : start + len(bank)]) if within is not None else None
+        if places is not None:
+            bank = bank[places]
+        if not len(bank) or not len(probes):
+            continue
+        near, cosine = top(bank, probes, wanted, propose)
+        found = (near if places is None else places[near]) + start
+        if left_out is not None:
+            cosine = np.where(found == left_out[:, None], -np.inf, cosine).astype(np.float32)
+            found = np.where(found == left_out[:, None], -1, found)
+        rows, scores = order(np.hstack([rows, found]), np.hstack([scores, cosine]), wanted)
+    return rows[:, :k], scores[:, :k]
+
+
+def order(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Found:
+    """The first k of each line by falling score, then by row."""
+    by_row = np.argsort(rows, axis=1, kind="stable")
+    rows, scores = np.take_along_axis(rows, by_row, 1), np.take_along_axis(scores, by_row, 1)
+    by_score = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(rows, by_score, 1), np.take_along_axis(scores, by_score, 1)
+
+
+def score(vectors: NDArray[np.float32], probes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The dot product of each row with its probe, `[m, dim] x [m, dim] -> [m]`: one definition for every kind of index."""
+    return np.asarray(np.einsum("md,md->m", vectors, probes), np.float32)
+
+
+def rescore(
+    fetch: Callable[[NDArray[np.int64]], NDArray[np.float32]], rows: NDArray[np.int64], probes: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The scores `[q, m]` of proposed rows `[q, m]`, -inf where a row is -1; `fetch` gets the vectors of rows."""
+    scores = np.full(rows.shape, -np.inf, np.float32)
+    step = max(1, GATHER_BYTES // max(1, 8 * rows.shape[1] * probes.shape[1]))
+    for start in range(0, len(probes), step):
+        block = rows[start : start + step]
+        query, place = np.nonzero(block >= 0)
+        scores[start + query, place] = score(fetch(block[query, place]), probes[start + query])
+    return scores
+
+
+def top(bank: NDArray[np.float32], probes: NDArray[np.float32], k: int, propose: Propose | None = None) -> Found:
+    """The k nearest rows of a bank held in memory, by whatever is fastest here; always what `_top` would give."""
+    k = min(k, len(bank))
+    propose, rounding = (propose, ROUNDING) if propose else _proposer(len(probes))
+    m = min(k + SLACK if rounding == ROUNDING else max(4 * k, 64), len(bank))
+    if propose is None or 2 * m > len(bank):
+        return _top(bank, probes, k)
+    rows, guesses = propose(bank, probes, m)
+    found, scores = order(rows, rescore(bank.__getitem__, rows, probes), k)
+    unproven = scores[:, -1] <= guesses[:, -1] + rounding  # something that was not proposed might be as near
+    if unproven.any():
+        found[unproven], scores[unproven] = _top(bank, probes[unproven], k)
+    return found, scores
+
+
+def _top(bank: NDArray[np.float32], probes: NDArray[np.float32], k: int) -> Found:
+    rows = np.empty((len(probes), k), np.int64)
+    scores = np.empty((len(probes), k), np.float32)
+    step = max(1, SIMILARITY_BYTES // (4 * len(bank)))
+    for start in range(0, len(probes), step):
+        similarity = probes[start : start + step] @ bank.T  # [q, n]
+        for i, line in enumerate(similarity, start):
+            kth = np.partition(line, len(line) - k)[len(line) - k]
+            near = np.flatnonzero(line >= kth - ROUNDING)  # with all that may tie for the last place
+            cosine = rescore(bank.__getitem__, near[:, None], np.broadcast_to(probes[i], (len(near), bank.shape[1])))
+            best = np.argsort(-cosine[:, 0], kind="stable")[:k]
+            rows[i], scores[i] = near[best], cosine[best, 0]
+    return rows, scores
+
+
+def _proposer(queries: int) -> tuple[Propose | None, float]:
+    """Who proposes candidates for so many queries, and the bound on its rounding; None is numpy itself."""
+    torch = sys.modules.get("torch")  # never imported for this: the import takes longer than the search
+    if torch is not None and torch.cuda.is_available():
+        return _torch(torch, "cuda", torch.float32), ROUNDING
+    if queries < BULK:
+        return None, ROUNDING
+    if torch is not None and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
+        return _torch(torch, "cpu", torch.bfloat16), ROUNDING_BF16
+    if faiss_door.available():
+        return faiss_door.nearest, ROUNDING
+    return None, ROUNDING
+
+
+def _torch(torch: Any, device: str, kind: Any) -> Propose:
+    def propose(bank: NDArray[np.float32], probes: NDArray[np.float32], m: int) -> Found:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that a memory-mapped bank is not writable; nothing writes
+            keys = torch.from_numpy(bank).to(device, kind).T
+        rows, guesses = [], []
+        step = max(1, SIMILARITY_BYTES // (4 * len(bank)))
+        with torch.inference_mode():
+            for start in range(0, len(probes), step):
+                block = torch.from_numpy(probes[start : start + step]).to(device, kind)
+                near = torch.topk((block @ keys).float(), m, dim=1)
+                rows.append(near.indices.cpu().numpy())
+                guesses.append(near.values.cpu().numpy())
+        return np.concatenate(rows), np.concatenate(guesses)
+
+    return propose

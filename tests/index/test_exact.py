@@ -7,18 +7,18 @@ from sklearn.neighbors import NearestNeighbors
 import sslzoo
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
-from sslzoo.index import exact
+from sslzoo.index import collection
 
 
-def collection(n=300, dim=16, seed=0):
+def photos(n=300, dim=16, seed=0):
     vectors = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
     return Embeddings(vectors, [f"{i}.jpg" for i in range(n)], space="s", model="m")
 
 
 @pytest.mark.parametrize("chunk", [1 << 30, 5000])
 def test_equals_scikit_learn(monkeypatch, chunk):
-    monkeypatch.setattr(exact, "CHUNK_BYTES", chunk)
-    bank, queries = collection(), collection(40, seed=1)
+    monkeypatch.setattr(collection, "CHUNK_BYTES", chunk)
+    bank, queries = photos(), photos(40, seed=1)
     found = sslzoo.build_index(bank).search(queries, k=7)
     distance, rows = (
         NearestNeighbors(n_neighbors=7, metric="cosine", algorithm="brute")
@@ -32,7 +32,7 @@ def test_equals_scikit_learn(monkeypatch, chunk):
 
 def test_equals_faiss():
     faiss = pytest.importorskip("faiss")
-    bank, queries = collection(), collection(40, seed=1)
+    bank, queries = photos(), photos(40, seed=1)
     index = faiss.IndexFlatIP(16)
     index.add(bank.normalized)
     scores, rows = index.search(queries.normalized, 5)
@@ -42,7 +42,7 @@ def test_equals_faiss():
 
 
 def test_a_vector_of_the_collection_finds_itself_first_and_can_be_dropped():
-    bank = collection()
+    bank = photos()
     index = sslzoo.build_index(bank)
     found = index.search(bank.vectors[[5, 9]], k=3)
     assert [rows[0] for rows in found.rows] == [5, 9]
@@ -53,14 +53,14 @@ def test_a_vector_of_the_collection_finds_itself_first_and_can_be_dropped():
 
 
 def test_length_does_not_matter_and_k_is_cut():
-    bank = collection(20)
+    bank = photos(20)
     a = sslzoo.build_index(bank).search(bank.vectors[:2] * 7.5, k=100)
     assert len(a.ids[0]) == 20
     assert sorted(a.rows[0].tolist()) == list(range(20))
     assert (np.diff(a.scores[0]) <= 0).all()
 
 
-def test_equal_scores_keep_the_order_of_the_collection():
+def test_equal_scores_keep_the_order_of_the_photos():
     vectors = np.eye(4, dtype=np.float32)[[0, 1, 0, 0, 2]]
     bank = Embeddings(vectors, list("abcde"), space="s")
     found = sslzoo.build_index(bank).search(np.eye(4, dtype=np.float32)[:1], k=2)
@@ -68,7 +68,7 @@ def test_equal_scores_keep_the_order_of_the_collection():
 
 
 def test_wrong_queries():
-    index = sslzoo.build_index(collection())
+    index = sslzoo.build_index(photos())
     with pytest.raises(InputError, match=r"\[n, 16\]"):
         index.search(np.zeros((2, 5), np.float32))
     with pytest.raises(InputError, match="at least one"):

@@ -1,0 +1,68 @@
+"""A contact sheet: one HTML file with the thumbnails inside it, that asks nothing of the network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sslzoo.errors import ImageError
+from sslzoo.images.decode import decode
+
+THUMBNAIL = 160  # px, the longer side
+STYLE = """body{font:14px system-ui,sans-serif;margin:24px;background:#fff;color:#222}h2{font-size:16px;margin:28px 0 8px;
+overflow-wrap:anywhere}.row{display:flex;flex-wrap:wrap;gap:12px}figure{margin:0;width:160px}img,.none{width:160px;height:160px;
+object-fit:contain;background:#f2f2f2}.none{display:grid;place-items:center;color:#666}figcaption{font-size:12px;
+overflow-wrap:anywhere}.first img{outline:3px solid #2563eb}"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image on a sheet: its id, what stands under it, and whether it is the one the row is about."""
+
+    id: str
+    note: str = ""
+    first: bool = False
+
+
+def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Picture]]], manifest: Mapping[str, Any]) -> str:
+    """The page, a heading and its pictures a row; `manifest` says where the images lie. An image that is gone is a grey tile."""
+    out = [
+        '<!doctype html><html lang="en"><meta charset="utf-8">',
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>",
+    ]
+    for heading, pictures in rows:
+        out.append(f'<h2>{html.escape(heading)}</h2><div class="row">')
+        for picture in pictures:
+            name, note = html.escape(picture.id), html.escape(picture.note)
+            data = thumbnail(picture.id, manifest)
+            shown = (
+                f'<img alt="{name}" src="data:image/jpeg;base64,{data}">'
+                if data
+                else '<div class="none">not found</div>'
+            )
+            mark = ' class="first"' if picture.first else ""
+            out.append(f"<figure{mark}>{shown}<figcaption>{note}<br>{name}</figcaption></figure>")
+        out.append("</div>")
+    return "\n".join(out) + "\n</html>\n"
+
+
+def thumbnail(id_: str, manifest: Mapping[str, Any]) -> str:
+    """A small JPEG in base64, or nothing when the image isn't there (any more) or was not a file."""
+    root = Path(manifest.get("source", ""))
+    path = root / id_ if root.is_dir() else root
+    # an id never leads out of its source, whatever a manifest from elsewhere says
+    if not path.is_file() or (root.is_dir() and not path.resolve().is_relative_to(root.resolve())):
+        return ""
+    try:
+        image = decode(path.read_bytes(), name=id_, target=THUMBNAIL).image
+    except (ImageError, OSError):
+        return ""
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode()

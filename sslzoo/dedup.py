@@ -1,0 +1,71 @@
+"""Near-duplicates: groups of images whose cosine reaches a threshold, with the one to keep. Nothing is ever deleted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslzoo.errors import InputError
+from sslzoo.index import ExactIndex
+
+NEIGHBOURS = 64  # of each image; a larger group still holds together, as all its members are near its first ones
+BATCH = 1024  # queries at a time
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that are near-duplicates: ids with the one to keep first, each one's width and height in px (0 where unknown),
+    and its cosine to the kept one.
+    """
+
+    ids: list[str]
+    sizes: list[tuple[int, int]]
+    scores: list[float]
+
+
+def duplicates(index: ExactIndex, threshold: float = 0.95) -> list[Group]:
+    """Groups of two or more images, connected by cosines of at least `threshold`, the largest group first.
+
+    The one with the most pixels is kept, the earlier of two equal ones. Raises InputError for a threshold outside (-1, 1].
+    """
+    if not -1 < threshold <= 1:
+        raise InputError(f"threshold is {threshold}; a cosine lies between -1 and 1, near-duplicates are above 0.9")
+    collection = index.collection
+    parent = np.arange(len(collection))
+    alive = np.flatnonzero(collection.alive)
+    for start in range(0, len(alive), BATCH):
+        rows = alive[start : start + BATCH]
+        # a copy can miss a cosine of 1 by the rounding of float32
+        found = index.search(collection.vectors_at(rows), NEIGHBOURS, threshold=threshold - 1e-6)
+        for row, near in zip(rows.tolist(), found.rows, strict=True):
+            for other in near.tolist():
+                a, b = _root(parent, row), _root(parent, other)
+                parent[max(a, b)] = min(a, b)
+    groups: dict[int, list[int]] = {}
+    for row in alive.tolist():
+        groups.setdefault(_root(parent, row), []).append(row)
+    several = [rows for rows in groups.values() if len(rows) > 1]
+    return [_group(index, rows) for rows in sorted(several, key=lambda rows: (-len(rows), rows[0]))]
+
+
+def _root(parent: NDArray[np.int64], row: int) -> int:
+    while parent[row] != row:
+        parent[row] = parent[parent[row]]
+        row = int(parent[row])
+    return row
+
+
+def _group(index: ExactIndex, rows: list[int]) -> Group:
+    table = index.collection.table
+    sizes = [(0, 0)] * len(rows)
+    if {"width", "height"} <= set(table.column_names):
+        columns = [table[name].take(rows).to_pylist() for name in ("width", "height")]
+        sizes = [(width or 0, height or 0) for width, height in zip(*columns, strict=True)]
+    best = max(range(len(rows)), key=lambda i: (sizes[i][0] * sizes[i][1], -rows[i]))
+    vectors = index.collection.vectors_at(np.array(rows))
+    scores = vectors @ vectors[best]
+    order = [best, *(i for i in np.argsort(-scores, kind="stable").tolist() if i != best)]
+    ids = index.collection.ids_at(rows)
+    return Group([ids[i] for i in order], [sizes[i] for i in order], [float(scores[i]) for i in order])

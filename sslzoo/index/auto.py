@@ -1,0 +1,61 @@
+"""Which kind of index: exact while that is quick, else the quickest that keeps its recall on the user's own vectors."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from sslzoo.embeddings import Embeddings
+from sslzoo.index import faiss_door
+from sslzoo.index.approximate import KINDS, ApproximateIndex
+from sslzoo.index.collection import Collection
+from sslzoo.index.exact import ExactIndex
+
+EXACT_BYTES = 400 << 20  # of vectors: one query reads them all, about 30 ms on two cores (0.07 ms a MB)
+SAMPLE = 50_000  # vectors on which the kinds compete
+TRIALS = 100  # single queries timed for each
+
+
+def choose(collection: Collection, *, recall: float, memory: int) -> ExactIndex:
+    """The index to use, built. Without FAISS, and where no kind keeps the promised recall within `memory` bytes, exact.
+
+    The kinds that fit the memory compete on a sample of the collection; in the order of their speed there they are built
+    in full, until one keeps the recall in full.
+    """
+    vectors = 4 * len(collection) * collection.dim
+    if vectors <= min(EXACT_BYTES, memory) or not faiss_door.available():
+        return ExactIndex(collection)
+    fitting = [
+        name for name, kind in KINDS.items() if kind.bytes_per_vector(collection.dim) * len(collection) <= memory
+    ]
+    sample = _sample(collection)
+    speed: dict[str, float] = {}
+    for name in fitting:
+        trial = ApproximateIndex(sample, name)
+        trial.build()
+        if trial.tune(recall) >= recall:
+            speed[name] = _seconds(trial)
+    for name in sorted(speed, key=speed.__getitem__):
+        index = ApproximateIndex(collection, name)
+        index.build()
+        if index.tune(recall) >= recall:
+            return index
+    return ExactIndex(collection)
+
+
+def _sample(collection: Collection, seed: int = 0) -> Collection:
+    if collection.alive.sum() <= SAMPLE:
+        return collection
+    rows = np.sort(np.random.default_rng(seed).choice(np.flatnonzero(collection.alive), SAMPLE, replace=False))
+    vectors = collection.vectors_at(rows)
+    return Collection(Embeddings(vectors, [str(row) for row in rows], space=collection.space, model=collection.model))
+
+
+def _seconds(index: ApproximateIndex) -> float:
+    """Seconds for single queries, one after the other."""
+    probes = index.collection.vectors_at(np.arange(min(TRIALS, len(index))))
+    start = time.perf_counter()
+    for probe in probes:
+        index.search(probe[None])
+    return time.perf_counter() - start

@@ -1,0 +1,172 @@
+"""What an index searches: normalised vectors with their ids and columns, in memory, in Parquet parts, or memory-mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslzoo.embeddings import Embeddings, columns, normalize, part_files, vectors_by_part
+from sslzoo.errors import InputError, SpaceMismatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CHUNK_BYTES = 128 << 20  # of vectors at a time: bounds the memory, and large enough for a matrix product
+IN_MEMORY = 1 << 30  # bytes of vectors up to which a folder is read once and kept; beyond, its parts are streamed
+
+
+class Collection:
+    """Vectors of one space, read in chunks: those of an Embeddings.
+
+    A folder's vectors stay in memory up to 1 GB; beyond that every pass reads the Parquet parts again.
+    """
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        self.embeddings = embeddings
+        self.space, self.model, self.manifest = embeddings.space, embeddings.model, embeddings.manifest
+        self.dim = embeddings.dim
+        self.removed: NDArray[np.int64] = np.empty(0, np.int64)  # rows that no search finds any more
+
+    @property
+    def alive(self) -> NDArray[np.bool_]:
+        """Which rows are not removed, `[n]`."""
+        mask = np.ones(len(self), bool)
+        mask[self.removed] = False
+        return mask
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    @cached_property
+    def normalized(self) -> NDArray[np.float32] | None:
+        """All vectors, float32 `[n, dim]` of length 1, or None where they are too many to keep."""
+        in_memory = self.embeddings.folder is None or 4 * len(self) * self.dim <= IN_MEMORY
+        return self.embeddings.normalized if in_memory else None
+
+    def chunks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """All vectors in turn: the row of the first, and float32 `[m, dim]` of length 1."""
+        if self.normalized is not None:
+            yield from _slices(self.normalized)
+            return
+        row = 0
+        waiting: list[NDArray[np.float32]] = []
+        for vectors in vectors_by_part(self._files):
+            waiting.append(normalize(vectors))
+            if sum(part.nbytes for part in waiting) >= CHUNK_BYTES:
+                yield row, np.concatenate(waiting)
+                row += sum(map(len, waiting))
+                waiting = []
+        if waiting:
+            yield row, np.concatenate(waiting)
+
+    def vectors_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors of some rows, float32 `[len(rows), dim]` of length 1."""
+        if self.normalized is not None:
+            return self.normalized[rows]
+        out = np.empty((len(rows), self.dim), np.float32)
+        for start, bank in self.chunks():
+            inside = (rows >= start) & (rows < start + len(bank))
+            out[inside] = bank[rows[inside] - start]
+        return out
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        assert self.embeddings.folder is not None
+        return part_files(self.embeddings.folder)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All columns but the vectors; `path` holds the ids."""
+        import pyarrow as pa
+
+        if self.embeddings.folder is not None:
+            return columns(self._files)
+        labels = self.embeddings.labels
+        known = {} if labels is None else {"label": [None if label is None else str(label) for label in labels]}
+        return pa.table({"path": pa.array(list(self.embeddings.ids), pa.string()), **known})
+
+    def ids_at(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """The ids of some rows."""
+        ids: list[str] = self.table["path"].take(np.asarray(rows, np.int64)).to_pylist()
+        return ids
+
+    def row_of(self, id_: str) -> int | None:
+        """The first row of an id, or None."""
+        import pyarrow.compute as pc
+
+        row = int(pc.index(self.table["path"], value=id_).as_py())
+        return None if row < 0 else row
+
+    def matching(self, *, prefix: str = "", where: Mapping[str, str] | None = None) -> NDArray[np.bool_] | None:
+        """Which rows have an id that starts with `prefix` and these values in these columns; None where all may.
+
+        Values are compared as text; a column of lists (`flags`) matches where one of its entries does. Raises InputError
+        for a column that isn't there.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        mask: NDArray[np.bool_] | None = None
+        conditions = [pc.starts_with(self.table["path"], pattern=prefix)] if prefix else []
+        for name, value in (where or {}).items():
+            if name not in self.table.column_names:
+                raise InputError(f"no column {name!r}; filter by one of: {', '.join(self.table.column_names)}")
+            column = self.table[name]
+            if pa.types.is_list(column.type):
+                conditions.append(pa.array([value in (entry or ()) for entry in column.to_pylist()], pa.bool_()))
+            else:
+                conditions.append(pc.equal(pc.cast(column, pa.string()), value))
+        for condition in conditions:
+            found = np.asarray(condition.fill_null(False).to_numpy(zero_copy_only=False), bool)
+            mask = found if mask is None else mask & found
+        return mask
+
+    def queries(self, queries: Embeddings | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Query vectors, checked and divided by their length; raises SpaceMismatch or InputError."""
+        if isinstance(queries, Embeddings):
+            if queries.space != self.space:
+                raise SpaceMismatch(
+                    f"these vectors were made by {self.model} (space {self.space[:8]}) and the queries by "
+                    f"{queries.model} (space {queries.space[:8]}); make both with one encoder: sslzoo embed … -m {self.model}"
+                )
+            queries = queries.vectors
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise InputError(f"queries have shape {queries.shape}; the collection needs [n, {self.dim}]")
+        return normalize(np.asarray(queries, np.float32))
+
+
+class MappedCollection(Collection):
+    """A collection whose vectors lie normalised in one memory-mapped file, as the index folder keeps them."""
+
+    def __init__(self, vectors: Path, rows: Path, facts: Mapping[str, Any], manifest: dict[str, Any]) -> None:
+        self.space, self.model, self.manifest = facts["space"], facts["model"], manifest
+        self.dim, self._n = facts["dim"], facts["rows"]
+        self._vectors, self._rows = vectors, rows
+        self.removed = np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return int(self._n)
+
+    @cached_property
+    def normalized(self) -> NDArray[np.float32]:
+        if not self._n:
+            return np.zeros((0, self.dim), np.float32)
+        mapped = np.memmap(self._vectors, np.float32, mode="r", shape=(self._n, self.dim))
+        return np.asarray(mapped)  # a view: np.memmap itself is slower at every small step
+
+    @cached_property
+    def table(self) -> pa.Table:
+        import pyarrow as pa
+
+        return pa.ipc.open_file(pa.memory_map(str(self._rows))).read_all().slice(0, self._n)
+
+
+def _slices(vectors: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    step = max(1, CHUNK_BYTES // max(1, 4 * vectors.shape[1]))
+    for start in range(0, len(vectors), step):
+        yield start, vectors[start : start + step]

@@ -1,0 +1,88 @@
+"""The one door to FAISS, an optional package: every other module asks here."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslzoo.errors import MissingExtra
+
+# all of them install the same folder `faiss`, and pip does not stop anybody from having two
+PACKAGES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu12", "faiss-gpu-cu11")
+
+
+@cache
+def available() -> bool:
+    """Whether FAISS is installed, once."""
+    return importlib.util.find_spec("faiss") is not None and len(_installed()) < 2
+
+
+@cache
+def load() -> Any:
+    """The module faiss; raises MissingExtra where there is none, or two that overwrite each other."""
+    found = _installed()
+    if len(found) > 1:
+        raise MissingExtra(
+            f"{' and '.join(found)} are both installed and overwrite each other; keep one: "
+            f"pip uninstall -y {' '.join(found)} && pip install {found[-1]}"
+        )
+    try:
+        import faiss
+    except ImportError:
+        raise MissingExtra(
+            "this kind of index needs FAISS, which is not installed: pip install 'sslzoo[faiss]' (--kind exact works without)"
+        ) from None
+    return faiss
+
+
+def _installed() -> list[str]:
+    found = []
+    for name in PACKAGES:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            continue
+        found.append(name)
+    return found
+
+
+def nearest(
+    bank: NDArray[np.float32], probes: NDArray[np.float32], m: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The m rows of largest dot product for each probe, and these products, `[q, m]` each, by brute force."""
+    faiss = load()
+    bank, probes = np.ascontiguousarray(bank), np.ascontiguousarray(probes)
+    if getattr(faiss, "get_num_gpus", int)() > 0:
+        products, rows = faiss.knn_gpu(_gpu(), probes, bank, m, metric=faiss.METRIC_INNER_PRODUCT)
+    else:
+        products, rows = faiss.knn(probes, bank, m, metric=faiss.METRIC_INNER_PRODUCT)
+    return rows, products
+
+
+def products(bank: NDArray[np.float32], probes: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The dot products `[q, m]` of each probe with its own rows of the bank, -inf where a row is -1; nothing is copied."""
+    faiss = load()
+    probes, rows = np.ascontiguousarray(probes), np.ascontiguousarray(rows)
+    out = np.empty(rows.shape, np.float32)
+    pointers = (faiss.swig_ptr(array) for array in (out, probes, bank, rows))
+    faiss.fvec_inner_products_by_idx(*pointers, probes.shape[1], *rows.shape)
+    out[rows < 0] = -np.inf
+    return out
+
+
+def kmeans(vectors: NDArray[np.float32], k: int, *, seed: int = 0) -> NDArray[np.float32]:
+    """The centres of spherical k-means, float32 `[k, dim]` of length 1."""
+    options = {"niter": 25, "spherical": True, "seed": seed, "min_points_per_centroid": 1, "nredo": 5}
+    found = load().Kmeans(vectors.shape[1], k, **options)
+    found.train(np.ascontiguousarray(vectors))
+    return np.asarray(found.centroids, np.float32)
+
+
+@cache
+def _gpu() -> Any:
+    return load().StandardGpuResources()

@@ -1,0 +1,161 @@
+"""An index in its folder: what was saved comes back, parts are added, removals last, and nothing stale is searched."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sslzoo.embeddings import Embeddings
+from sslzoo.errors import InputError, SpaceMismatch
+from sslzoo.index import KINDS, approximate, collection, folder
+from sslzoo.index.exact import ExactIndex
+from sslzoo.writer import Facts, Part, Writer
+from tests.index.vectors import clustered
+
+pytest.importorskip("faiss")
+MANIFEST = {"format": 1, "model": "m", "model_source": "", "dim": 32, "space": "s", "precision": "fp32"}
+MANIFEST |= {"source": "", "columns": {}}
+
+
+def write(path, vectors, *, first_part=0, size=1000):
+    """An embeddings folder of these vectors, in parts of `size`."""
+    start = first_part * size
+    writer = Writer(path, dict(MANIFEST), started=path.exists())
+    for number, at in enumerate(range(0, len(vectors), size), first_part):
+        some = vectors[at : at + size]
+        ids = [f"{'ab'[i % 2]}/{start + at + i}.jpg" for i in range(len(some))]
+        part = Part(vectors.shape[1])
+        part.inputs = ids
+        rows = [
+            part.add(id_, Facts(10, 10, ("first-frame",) if i == 0 else (), "ab"[i % 2])) for i, id_ in enumerate(ids)
+        ]
+        part.put(rows, some)
+        writer.add(number, part)
+    return writer.finish({})
+
+
+@pytest.fixture
+def vectors():
+    return clustered(5000).vectors
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_opened_grown_and_shrunk(tmp_path, vectors, kind):
+    bank = write(tmp_path / "e", vectors[:4000])
+    plain = ExactIndex(Embeddings(vectors, [str(i) for i in range(5000)], space="s"))
+    made = folder.write_index(tmp_path / "e", kind)
+    assert made.kind == kind
+    opened = folder.open_index(tmp_path / "e")
+    queries = clustered(20, seed=5).vectors
+    a, b = made.search(queries, 10), opened.search(queries, 10)
+    assert a.ids == b.ids
+    assert a.ids[0][0] == bank.ids[a.rows[0][0]]
+
+    write(tmp_path / "e", vectors[4000:], first_part=4)
+    with pytest.raises(InputError, match="sslzoo index"):
+        folder.open_index(tmp_path / "e")
+    grown = folder.write_index(tmp_path / "e", kind)
+    assert len(grown) == 5000
+    found = grown.search(vectors[4990:], 1)
+    new = [i for i in range(10) if found.rows[i][0] == 4990 + i]
+    assert len(new) >= (8 if kind in approximate.KINDS else 10)
+    assert [found.scores[i] for i in new] == [plain.search(vectors[4990 + i :][:1], 1).scores[0] for i in new]
+
+    gone = bank.ids[7]
+    shrunk = folder.remove(tmp_path / "e", [gone])
+    assert gone not in shrunk.search(vectors[7:8], 10).ids[0]
+    assert len(shrunk) == 4999
+    many = [f"{'ab'[i % 2]}/{i}.jpg" for i in range(1500)]  # 30 %: built anew without them
+    shrunk = folder.remove(tmp_path / "e", many)
+    assert len(shrunk) == 3500
+    if kind not in ("exact", "flat"):
+        assert len(shrunk.members) == 3500
+    found = shrunk.search(vectors[1490:1510], 5)
+    assert all((rows >= 1500).all() and len(rows) == 5 for rows in found.rows)
+    assert all(
+        ids[0] == ("ab"[row[0] % 2] + f"/{row[0]}.jpg")
+        for ids, row in zip(found.ids, found.rows, strict=True)
+        if row[0] < 4000
+    )
+    again = folder.write_index(tmp_path / "e", kind, rebuild=True)
+    assert len(again) == 3500
+
+
+def test_a_folder_without_an_index_is_searched_in_its_parts(tmp_path, vectors, monkeypatch):
+    write(tmp_path / "e", vectors)
+    plain = ExactIndex(Embeddings(vectors, [str(i) for i in range(5000)], space="s")).search(vectors[:5], 5)
+    for limit in (1 << 30, 0):  # read once, and streamed from the parts
+        monkeypatch.setattr(collection, "IN_MEMORY", limit)
+        monkeypatch.setattr(collection, "CHUNK_BYTES", 200_000)
+        index = folder.open_index(tmp_path / "e")
+        found = index.search(vectors[:5], 5)
+        assert np.array_equal(found.rows, plain.rows)
+        assert np.array_equal(found.scores, plain.scores)
+        np.testing.assert_array_equal(
+            index.collection.vectors_at(np.array([4999, 0])), ExactIndex(Embeddings.open(tmp_path / "e")).collection
+            .embeddings.normalized[[4999, 0]]
+        )  # fmt: skip
+
+
+def test_filters(tmp_path, vectors):
+    write(tmp_path / "e", vectors[:2500])
+    rows = folder.write_index(tmp_path / "e", "exact").collection
+    assert rows.matching() is None
+    assert rows.matching(prefix="a/").sum() == 1250
+    assert rows.matching(where={"label": "b"}).tolist() == [i % 2 == 1 for i in range(2500)]
+    assert rows.matching(prefix="a/", where={"label": "b"}).sum() == 0
+    assert np.flatnonzero(rows.matching(where={"flags": "first-frame"})).tolist() == [0, 1000, 2000]
+    assert rows.matching(where={"width": "10"}).all()
+    with pytest.raises(InputError, match="label"):
+        rows.matching(where={"colour": "red"})
+    assert rows.row_of("b/3.jpg") == 3
+    assert rows.row_of("nothing") is None
+
+
+def test_a_column_that_some_parts_lack(tmp_path, vectors):
+    write(tmp_path / "e", vectors[:2000])
+    part = tmp_path / "e" / "part-00001.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["label"]), part)
+    rows = folder.write_index(tmp_path / "e", "exact").collection
+    assert rows.matching(where={"label": "a"}).sum() == 500
+    assert rows.table.schema.field("path").type == pa.string()
+
+
+def test_other_spaces_damage_and_unknown_ids(tmp_path, vectors):
+    e = tmp_path / "e"
+    write(e, vectors[:2500])
+    folder.write_index(e, "pq")
+    with pytest.raises(InputError, match=r"ids look like a/0\.jpg"):
+        folder.remove(e, ["nothing.jpg"])
+    manifest = json.loads((e / "manifest.json").read_text())
+    (e / "manifest.json").write_text(json.dumps(manifest | {"space": "other"}))
+    with pytest.raises(SpaceMismatch, match="--rebuild"):
+        folder.open_index(e)
+    (e / "manifest.json").write_text(json.dumps(manifest))
+    (structure,) = (e / "index").glob("*.faiss")
+    structure.write_bytes(structure.read_bytes()[:200])
+    with pytest.raises(InputError, match="can't be read"):
+        folder.open_index(e)
+    (e / "index" / "vectors.f32").write_bytes(b"123")
+    with pytest.raises(InputError, match="cut off"):
+        folder.open_index(e)
+    (e / "index" / "index.json").write_text("{")
+    with pytest.raises(InputError, match="sslzoo index"):
+        folder.open_index(e)
+
+
+def test_an_interrupted_build_leaves_the_earlier_index(tmp_path, vectors, monkeypatch):
+    e = tmp_path / "e"
+    write(e, vectors[:2500])
+    folder.write_index(e, "exact")
+
+    def interrupted(*a, **k):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder, "build_index", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_index(e, "pq")
+    assert folder.open_index(e).kind == "exact"
+    assert not list(e.glob(".index*"))

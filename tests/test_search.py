@@ -1,0 +1,148 @@
+"""Searching as a user types it: every kind of query, filters, the contact sheet, and no torch where none is needed."""
+
+import functools
+import http.server
+import io
+import json
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import sslzoo
+from sslzoo import cli
+from sslzoo import search as searching
+from sslzoo.contact_sheet import Picture, contact_sheet
+from sslzoo.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def folder(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("search") / "e"
+    sslzoo.embed(photos, "random-r18", out, device="cpu")
+    return out
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sslzoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def server(photos):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=photos)
+    handler.log_message = lambda *a: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_by_url_stdin_array_id_and_file(run, folder, photos, server, monkeypatch, tmp_path):
+    bank = sslzoo.open_embeddings(folder)
+    np.save(tmp_path / "two.npy", bank.vectors[[2, 3]])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((photos / "bars" / "1.jpg").read_bytes())))
+    queries = [f"{server}/bars/0.jpg", "-", tmp_path / "two.npy", "bars/4.jpg", photos / "bars" / "5.jpg"]
+    code, out, _ = run("search", folder, *queries, "-k", 1, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert [f["neighbours"][0]["id"] for f in found] == [f"bars/{i}.jpg" for i in range(6)]
+    assert all(f["neighbours"][0]["score"] > 0.9999 for f in found)
+    assert found[2]["query"].endswith("two.npy[0]")
+
+
+def test_wrong_queries(run, folder, server, tmp_path):
+    np.save(tmp_path / "wide.npy", np.zeros(7))
+    (tmp_path / "no.npy").write_text("text")
+    for query, message in [
+        (f"{server}/nothing.jpg", "can't be fetched"),
+        ("http://127.0.0.1:9/x.jpg", "can't be fetched"),
+        (tmp_path / "wide.npy", "[512]"),
+        (tmp_path / "no.npy", "numpy.save"),
+    ]:
+        code, out, err = run("search", folder, query)
+        assert (code, out) == (1, "")
+        assert message in err
+
+
+def test_a_large_download_is_refused(server):
+    with pytest.raises(InputError, match="larger than"):
+        searching.download(f"{server}/bars/0.jpg", limit=100)
+
+
+def test_filters_and_threshold(run, folder):
+    _, out, _ = run("search", folder, "bars/0.jpg", "--prefix", "circles/", "-k", 20)
+    assert len(out.splitlines()) == 6 and "bars/" not in out
+    _, again, _ = run("search", folder, "bars/0.jpg", "--where", "label=circles", "-k", 20)
+    assert again == out
+    _, out, _ = run("search", folder, "bars/0.jpg", "--threshold", "0.999999", "--exclude-self")
+    assert out == ""
+    code, _, err = run("search", folder, "bars/0.jpg", "--where", "label")
+    assert code == 1 and "COLUMN=VALUE" in err
+
+
+def test_index_then_search_and_remove(run, folder):
+    _, before, _ = run("search", folder, "bars/0.jpg")
+    code, out, _ = run("index", folder, "--json")
+    assert code == 0
+    assert json.loads(out) == {"kind": "exact", "vectors": 12, "recall": None}
+    assert run("search", folder, "bars/0.jpg")[1] == before
+    run("index", folder, "--remove", "bars/1.jpg")
+    assert "bars/1.jpg" not in run("search", folder, "bars/0.jpg", "-k", 20)[1]
+    code, _, err = run("index", folder, "--memory", "much")
+    assert code == 1 and "4GB" in err
+    code, _, err = run("index", folder, "--kind", "tree")
+    assert code == 1 and "hnsw" in err
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+
+def test_contact_sheet_escapes_everything_and_asks_for_nothing(run, photos, tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    evil = '<img src=x onerror="alert(1)">.jpg'.replace("/", "")
+    for i, name in enumerate([evil, "'quote\".jpg", "plain.jpg"]):
+        (root / name).write_bytes((photos / "bars" / f"{i}.jpg").read_bytes())
+    sslzoo.embed(root, "random-r18", tmp_path / "e", device="cpu")
+    code, _, _ = run("search", tmp_path / "e", evil, "--html", tmp_path / "out.html")
+    page = (tmp_path / "out.html").read_text()
+    assert code == 0
+    tags = Tags()
+    tags.feed(page)
+    images = [attributes for tag, attributes in tags.found if tag == "img"]
+    assert len(images) == 3
+    assert all(set(a) == {"alt", "src"} and a["src"].startswith("data:image/jpeg;base64,") for a in images)
+    assert {a["alt"] for a in images} == {evil, "'quote\".jpg", "plain.jpg"}
+    assert not any("onerror" in attributes for _, attributes in tags.found)
+    assert "http" not in page
+
+
+def test_a_sheet_shows_no_file_outside_its_source(photos):
+    page = contact_sheet("t", [("q", [Picture("../circles/0.png")])], {"source": str(photos / "bars")})
+    assert "not found" in page
+
+
+def test_searching_by_id_in_an_index_needs_no_torch(folder):
+    code = (
+        "import sys; from sslzoo import cli; sys.argv = ['sslzoo', 'search', sys.argv[1], 'circles/2.png', '-k', '1']\n"
+        "try:\n    cli.main()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1.0000", "circles/2.png", "False"]

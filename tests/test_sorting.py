@@ -1,0 +1,77 @@
+"""Near-duplicates and clusters: groups known beforehand are found, and nothing is deleted."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sslzoo
+from sslzoo import cli
+from sslzoo.cluster import clusters, purity
+from sslzoo.dedup import duplicates
+from sslzoo.embeddings import Embeddings
+from sslzoo.errors import InputError
+
+
+def test_groups_are_those_planted():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(200, 64)).astype(np.float32)
+    copies = np.concatenate([base, base[[3]] * 2, base[[3]] + 0.001, base[[7]]])
+    index = sslzoo.build_index(Embeddings(copies, [str(i) for i in range(203)], space="s"))
+    groups = duplicates(index, 0.99)
+    assert [sorted(group.ids) for group in groups] == [["200", "201", "3"], ["202", "7"]]
+    assert groups[1].ids == ["7", "202"]  # no size is known: the earlier is kept
+    with pytest.raises(InputError, match="cosine"):
+        duplicates(index, 2)
+
+
+def test_a_group_larger_than_the_search_holds_together():
+    vectors = np.concatenate([np.ones((300, 8)), -np.ones((1, 8))]).astype(np.float32)
+    (group,) = duplicates(sslzoo.build_index(Embeddings(vectors, [str(i) for i in range(301)], space="s")), 1.0)
+    assert len(group.ids) == 300
+
+
+def test_clusters_of_separate_clouds_are_pure():
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    centres = 10 * np.eye(8, dtype=np.float32)[:3]
+    which = rng.permutation(np.repeat([0, 1, 2], [50, 30, 20]))
+    vectors = centres[which] + rng.normal(size=(100, 8)).astype(np.float32)
+    bank = Embeddings(vectors, [str(i) for i in range(100)], space="s", labels=["abc"[i] for i in which])
+    found = clusters(sslzoo.build_index(bank), 3)
+    assert [(len(c.ids), c.label, c.share) for c in found] == [(50, "a", 1), (30, "b", 1), (20, "c", 1)]
+    assert purity(found) == 1
+    assert purity(clusters(sslzoo.build_index(bank), 1)) == 0.5
+    with pytest.raises(InputError, match="between 1 and 100"):
+        clusters(sslzoo.build_index(bank), 101)
+
+
+def test_on_the_command_line(photos, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("faiss")
+    root = tmp_path / "in"
+    root.mkdir()
+    with Image.open(photos / "circles" / "0.png") as image:
+        image.save(root / "a.png")
+        image.resize((480, 400), Image.Resampling.LANCZOS).save(root / "large.png")
+        image.save(root / "<b>.png")
+    (root / "other.jpg").write_bytes((photos / "bars" / "3.jpg").read_bytes())
+    sslzoo.embed(root, "random-r18", tmp_path / "e", device="cpu")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sslzoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 0
+        return capsys.readouterr()
+
+    (group,) = json.loads(run("dedup", tmp_path / "e", "--threshold", 0.999999, "--json").out)
+    assert sorted(group["ids"]) == ["<b>.png", "a.png"]
+    groups = json.loads(run("dedup", tmp_path / "e", "--threshold", -0.9, "--json").out)
+    assert groups[0]["ids"][0] == "large.png" and groups[0]["sizes"][0] == [480, 400]
+    assert "keep" in run("dedup", tmp_path / "e", "--html", tmp_path / "d.html", "--threshold", 0.9999).out
+    assert "<b>.png" not in (tmp_path / "d.html").read_text()
+    assert "cluster" in run("cluster", tmp_path / "e", "-k", 2, "--html", tmp_path / "c.html").out
+    assert "&lt;b&gt;.png" in (tmp_path / "c.html").read_text()
+    assert len(list(root.iterdir())) == 4
