@@ -1,7 +1,7 @@
 """Ours against independent implementations, from equal weights and views: losses, gradients, weights after three steps.
 
 `python -m benchmarks.fidelity` prints the largest differences. The references are lightly's losses, EMA, Sinkhorn, LARS
-and schedule (a development dependency), and for MoCo equation 1 written out, since lightly's loss keeps its own queue.
+and schedule (`pip install lightly`), and for MoCo equation 1 written out, since lightly's loss keeps its own queue.
 """
 
 from __future__ import annotations

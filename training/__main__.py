@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ import torch
 import typer
 from tqdm import tqdm
 
+from sslzoo import hub
 from sslzoo.backends.allocator import keep_freed_memory
 from sslzoo.backends.processor import native_bf16
 from sslzoo.embeddings import Embeddings
@@ -28,6 +30,9 @@ from sslzoo.evaluate.knn import knn
 from sslzoo.images import discover
 from training import checkpoint, data, distributed, engine, recipe
 from training.methods import Method
+
+NOT_STATED = "not stated"
+IMAGES = "images.json"  # in a run folder: how many there are, and those that can't be read
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -63,24 +68,33 @@ def run(
     out = output or Path("runs") / settings.name
     if (out / checkpoint.FILE).exists() and not resume:
         raise InputError(f"{out} holds a run already; add --resume to continue it, or choose another --output")
-    train_set, judge = load_data(data_path, settings)
-    out.mkdir(parents=True, exist_ok=True)
-    record(out / "recipe.json", settings.to_dict())
+    train_set, judge = load_data(data_path, settings, out / IMAGES if resume else None)
     method = engine.build(settings, initial_weights(init, settings) if init else None)
     began, stop = time.monotonic(), stop_condition(max_minutes)
+    run = engine.train(method, train_set, settings, out=out, resume=resume, device=device, stop=stop)
     if distributed.rank():  # one process writes, logs and judges for all
-        for _ in engine.train(method, train_set.images, settings, out=out, resume=resume, device=device, stop=stop):
+        for _ in run:
             pass
         distributed.end()
         return
-    record(
-        out / "run.json",
-        start_facts(device, settings, len(train_set)) | {"init": init, "processes": distributed.world()},
-    )
-    reports = engine.train(method, train_set.images, settings, out=out, resume=resume, device=device, stop=stop)
+    # nothing is written before the loop has accepted recipe, images and checkpoint
+    first = next(run, None)
+    if first is None:
+        distributed.end()
+        steps = settings.epochs * (len(train_set) // settings.batch_size)
+        if checkpoint.step(out) == steps:
+            typer.echo(f"{out}: is finished already; next: python -m training export {out} -o FOLDER")
+        else:
+            typer.echo(f"{out}: stopped after 0.0 minutes; next: the same command with --resume")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    record(out / "recipe.json", settings.to_dict())
+    record(out / IMAGES, data.summary(train_set))
+    facts = start_facts(device, settings, len(train_set)) | {"init": init, "processes": distributed.world()}
+    record(out / "run.json", facts)
     finished = False
     with (out / "log.jsonl").open("a") as log, tqdm(unit="step", desc=settings.name) as bar:
-        for p in reports:
+        for p in itertools.chain([first], run):
             bar.total, bar.n = p.steps, p.step
             bar.set_postfix(
                 loss=f"{p.loss:.3f}", std=f"{p.std:.2f}", rank=f"{p.rank:.0f}", img_s=f"{p.images_per_second:.0f}"
@@ -93,38 +107,96 @@ def run(
             log.flush()
             finished = p.done
     minutes = (time.monotonic() - began) / 60
-    record(
-        out / "run.json", {"minutes": round(minutes + json.loads((out / "run.json").read_text()).get("minutes", 0), 1)}
-    )
+    before = json.loads((out / "run.json").read_text()).get("minutes", 0)
+    record(out / "run.json", {"minutes": round(minutes + before, 1)})
     distributed.end()
     then = f"python -m training export {out} -o FOLDER" if finished else "the same command with --resume"
     typer.echo(f"{out}: {'finished' if finished else 'stopped'} after {minutes:.1f} minutes; next: {then}")
 
 
+Name = Annotated[str, typer.Option(help="The encoder's name; by default METHOD-BACKBONE.FOLDER.")]
+License = Annotated[str, typer.Option(help="License of the weights, as the Hub spells it.")]
+TrainedOn = Annotated[str, typer.Option(help="What the images were.")]
+DataTerms = Annotated[str, typer.Option(help="Under which terms the images stand.")]
+ScoreOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=FOLDER",
+        help="Judge the result on train/val Parquet; NAME@ORG/DATASET:TASK for a benchmark of the Hub.",
+    ),
+]
+ShardSize = Annotated[str, typer.Option(metavar="15MB", help="Split the weights into files of at most this size.")]
+
+
 @app.command()
 def export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a checkpoint.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder with a checkpoint, or a model folder to write anew.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to write.")],
-    name: Annotated[str, typer.Option(help="The encoder's name; by default the recipe's.")] = "",
-    license: Annotated[str, typer.Option(help="License of the weights, as the Hub spells it.")] = "not stated",
-    trained_on: Annotated[str, typer.Option(help="What the images were.")] = "a data set that is not stated",
-    data_terms: Annotated[str, typer.Option(help="Under which terms the images stand.")] = "not stated",
-    score: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Judge the result on train/val Parquet.")
-    ] = None,
+    name: Name = "",
+    license: License = NOT_STATED,
+    trained_on: TrainedOn = "a data set that is not stated",
+    data_terms: DataTerms = NOT_STATED,
+    score: ScoreOn = None,
+    shard_size: ShardSize = "",
 ) -> None:
-    """Write a run's encoder as a model folder: model.safetensors, config.json and a card."""
-    from training.export import Provenance
-    from training.export import export as write
+    """Write a run's encoder as a model folder: model.safetensors, config.json and a card.
 
-    data_sets = {key: Path(value) for key, _, value in (item.partition("=") for item in score or [])}
-    provenance = Provenance(trained_on, data_terms, license)
-    spec = write(run_folder, output, name=name, provenance=provenance, scores=data_sets)
+    Of a model folder the shards are joined into one file, or made with --shard-size.
+    """
+    from training import export as exporting
+
+    if (source / hub.CONFIG).is_file():
+        spec = exporting.repack(source, output, shard_size=shard_size)
+    else:
+        data_sets = {key: Path(value) for key, _, value in (item.partition("=") for item in score or [])}
+        provenance = exporting.Provenance(trained_on, data_terms, license)
+        spec = exporting.export(
+            source, output, name=name, provenance=provenance, scores=data_sets, shard_size=shard_size
+        )
     typer.echo(f"{output}: {spec.name}, {spec.size_bytes / 1e6:.1f} MB; next: sslzoo embed PHOTOS -m {output}")
     for s in spec.scores:
         typer.echo(
             f"{s.dataset.split()[0]}: {s.value:.4f} (random weights {s.random_weights}, pixels {s.raw_pixels}) {s.protocol}"
         )
+
+
+@app.command()
+def publish(
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN|FOLDER", help="A model folder, or a run to export into hub_cards first."),
+    ] = None,
+    repo: Annotated[str, typer.Option(metavar="ORG/NAME", help="The repository on the Hub.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="Every folder of hub_cards, and the Space in app.")] = False,
+    namespace: Annotated[
+        str, typer.Option(metavar="ORG", help="Whose repositories they become, each under its encoder's name.")
+    ] = "",
+    private: Annotated[bool, typer.Option("--private", help="Make new repositories private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, upload nothing.")] = False,
+    name: Name = "",
+    license: License = NOT_STATED,
+    trained_on: TrainedOn = "a data set that is not stated",
+    data_terms: DataTerms = NOT_STATED,
+    score: ScoreOn = None,
+    shard_size: ShardSize = "",
+) -> None:
+    """Push model folders to the Hugging Face Hub and write their revisions into sslzoo/zoo; a run is exported first."""
+    from training import publish as publishing
+
+    if every != (source is None) or bool(repo) == bool(namespace) or (every and repo):
+        raise typer.BadParameter("give RUN or FOLDER with --repo or --namespace, or --all with --namespace")
+    if source is None:
+        for line in publishing.publish_all(namespace, private=private, dry_run=dry_run):
+            typer.echo(line)
+        return
+    folder = source
+    if not (source / hub.CONFIG).is_file():
+        folder = publishing.CARDS / (name or source.name)
+        export(source, folder, name, license, trained_on, data_terms, score, shard_size)
+    for line in publishing.publish(folder, repo or f"{namespace}/{folder.name}", private=private, dry_run=dry_run):
+        typer.echo(line)
 
 
 def initial_weights(name: str, settings: recipe.Recipe) -> dict[str, torch.Tensor]:
@@ -139,15 +211,23 @@ def initial_weights(name: str, settings: recipe.Recipe) -> dict[str, torch.Tenso
     return encoder.backbone.state_dict()
 
 
-def load_data(path: str, settings: recipe.Recipe) -> tuple[data.ImageSet, Callable[[Method], dict[str, float]]]:
+def load_data(
+    path: str, settings: recipe.Recipe, summary: Path | None = None
+) -> tuple[data.Images, Callable[[Method], dict[str, float]]]:
     """The training images, and a function that judges a method by kNN on the labelled test split (empty without one).
 
     The judge's bank is 5,000 training images and its queries 2,000 test images at most: a signal, not a score to quote.
+    `summary` is the file in which an earlier start has listed what can't be read.
     """
     train_files, test_files = discover.split(path, "train"), discover.split(path, "val", "test")
-    train_set = data.load(train_files or path, settings.store_size)
-    for name, reason in train_set.failures[:5]:
-        typer.echo(f"left out {name}: {reason}", err=True)
+    known = json.loads(summary.read_text()) if summary is not None and summary.is_file() else None
+    train_set = data.load(
+        train_files or path, settings.store_size, storage=settings.storage, decode=settings.decode, known=known
+    )
+    if train_set.failures and distributed.rank() == 0:
+        for name, reason in train_set.failures[:5]:
+            typer.echo(f"left out {name}: {reason}", err=True)
+        typer.echo(f"{len(train_set.failures)} images can't be read and are left out; {IMAGES} lists them", err=True)
     if not test_files or train_set.labels[0] is None:
         return train_set, lambda method: {}
     test_set = data.load(test_files, settings.store_size, limit=2000)
@@ -160,19 +240,20 @@ def load_data(path: str, settings: recipe.Recipe) -> tuple[data.ImageSet, Callab
 
 
 @torch.no_grad()
-def embed(method: Method, images: data.ImageSet, settings: recipe.Recipe, limit: int) -> Embeddings:
+def embed(method: Method, images: data.Images, settings: recipe.Recipe, limit: int) -> Embeddings:
     """Pooled features of the first images at the size they are stored in, without augmentation."""
     device = next(method.parameters()).device
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (settings.mean, settings.std))
     method.eval()
     parts = []
-    for batch in torch.split(images.images[:limit], 128):
+    pixels, labels = images.head(limit)
+    for batch in torch.split(pixels, 128):
         x = ((batch.to(device) / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device)):
             parts.append(method.backbone(x).float().cpu())
     method.train()
     vectors = torch.cat(parts).numpy()
-    return Embeddings(vectors, [str(i) for i in range(len(vectors))], space="training", labels=images.labels[:limit])
+    return Embeddings(vectors, [str(i) for i in range(len(vectors))], space="training", labels=labels)
 
 
 def stop_condition(max_minutes: float | None) -> Callable[[], bool]:
@@ -228,7 +309,7 @@ def main() -> None:
     """The command line; errors that are meant for people print as one line."""
     keep_freed_memory()
     arguments = sys.argv[1:]
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in ("run", "export"):
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in ("run", "export", "publish"):
         arguments = ["run", *arguments]  # `python -m training RECIPE` is the common case
     try:
         app(arguments, prog_name="python -m training")

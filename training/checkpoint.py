@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,21 @@ def save(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
     os.replace(temporary, out / FILE)
 
 
+def read(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds; raises InputError where the file is damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler or zip reader meets
+        what = str(error).partition("\n")[0]
+        raise InputError(f"{path} can't be read ({what}); begin anew with another --output") from None
+    return state
+
+
+def step(out: Path) -> int:
+    """The step that a run folder's checkpoint stands at; 0 without one."""
+    return int(read(out / FILE)["step"]) if (out / FILE).is_file() else 0
+
+
 def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, images: int) -> int:
     """Restores method and optimiser and returns the step; 0 when there is no checkpoint yet.
 
@@ -41,7 +57,7 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
     path = out / FILE
     if not path.is_file():
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read(path)
     ours, theirs = recipe.to_dict(), recipes.from_dict(state["recipe"]).to_dict()  # keys that are new get their default
     if changed := sorted(key for key in ours if ours[key] != theirs[key]):
         raise InputError(

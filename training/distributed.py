@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 def start() -> None:
@@ -20,9 +23,14 @@ def start() -> None:
 
 
 def end() -> None:
-    """Leaves the group that `start` joined."""
+    """Leaves the group that `start` joined.
+
+    gloo's threads outlive the group, since DDP holds on to it, and torch has no call that waits for them. One that has yet
+    to let go of the last tensor, for which it needs the interpreter's lock, aborts a process that is ending: hence the pause.
+    """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+        time.sleep(0.1)
 
 
 def world() -> int:
@@ -55,6 +63,20 @@ def any_rank(flag: bool) -> bool:
     value = torch.tensor(int(flag))
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return bool(value)
+
+
+def local_world() -> int:
+    """How many of them share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world() > 1 else 1
+
+
+def join(values: list[T]) -> list[T]:
+    """The lists of all processes one after the other, in every process."""
+    if world() == 1:
+        return values
+    lists: list[list[T]] = [[] for _ in range(world())]
+    dist.all_gather_object(lists, values)
+    return [value for each in lists for value in each]
 
 
 def gather(x: Tensor) -> Tensor:

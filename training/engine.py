@@ -6,6 +6,7 @@ needs no generator state, and a resumed run repeats an unbroken one bit for bit 
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from torch import Tensor
 from sslzoo import backbones
 from sslzoo.backends.processor import native_bf16
 from sslzoo.errors import InputError, SslzooError
-from training import checkpoint, distributed, norms, optim
+from training import checkpoint, distributed, norms, optim, small_maps
 from training.augment import make_view, normalize
+from training.data import Images, ImageSet
 from training.methods import METHODS, Method
 from training.methods.base import collapse
 from training.recipe import Recipe
@@ -53,12 +55,23 @@ def build(recipe: Recipe, weights: Mapping[str, Tensor] | None = None) -> Method
         backbone = backbones.build(recipe.backbone, stem=recipe.stem, zero_init_residual=recipe.zero_init_residual)
         if weights is not None:
             backbone.load_state_dict(weights)
-        return METHODS[recipe.method](backbone, backbone.dim, **recipe.method_options)
+        small_maps.use(backbone)
+        cls = METHODS[recipe.method]
+        known = {
+            p.name
+            for c in cls.__mro__
+            if issubclass(c, Method)
+            for p in inspect.signature(c).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        }
+        if unknown := sorted(set(recipe.method_options) - known):
+            raise InputError(f"method_options has no {unknown[0]!r}; {recipe.method} has: {', '.join(sorted(known))}")
+        return cls(backbone, backbone.dim, **recipe.method_options)
 
 
 def train(
     method: Method,
-    images: Tensor,
+    images: Tensor | Images,
     recipe: Recipe,
     *,
     out: Path | None = None,
@@ -69,9 +82,10 @@ def train(
 ) -> Iterator[Progress]:
     """Trains `method` in place on uint8 images `[n, 3, h, w]`, yielding about every `report_seconds` and after each epoch.
 
+    The images are in memory or streamed; a stream gives the same batches.
     With `out`, a checkpoint is written there after each epoch and when the loop ends; `resume` continues from it.
     `stop` is asked before every step and ends the loop cleanly. Raises Diverged when the loss is not finite.
-    Under torchrun each process computes its part of every batch; the reports are of its own part.
+    Under torchrun each process computes its part of every batch; the loss is the mean over all of them.
     """
     batch, world, rank = recipe.batch_size, distributed.world(), distributed.rank()
     parts = world * recipe.accumulate
@@ -85,7 +99,7 @@ def train(
         )
     per_epoch = len(images) // batch  # the last, smaller batch is dropped: batch statistics want a constant size
     steps = per_epoch * recipe.epochs
-    images = images.to(device)
+    images = ImageSet(images, [None] * len(images), []) if isinstance(images, Tensor) else images
     method.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if world > 1 and recipe.sync_bn:
         norms.synchronize(method, device)
@@ -97,29 +111,25 @@ def train(
 
     step = checkpoint.load(out, method, optimizer, recipe, len(images)) if resume and out is not None else 0
     saved = -1
-    order = torch.empty(0, dtype=torch.long)
+    feed = images.batches(rows_from(step, steps, images, recipe), device)
     total, first_bad = torch.zeros((), device=device), torch.tensor(steps, device=device)
     counted, began, output = 0, time.perf_counter(), torch.zeros(2, 2)
     rate = 0.0
     while step < steps:
         if distributed.any_rank(stop()):
             break
-        epoch, position = divmod(step, per_epoch)
-        if position == 0 or len(order) == 0:
-            order = torch.randperm(len(images), generator=generator(recipe.seed, 0, epoch))
         progress = step / steps
-        rows = order[position * batch : (position + 1) * batch].chunk(parts)
         torch.manual_seed(_seed(recipe.seed, 2, step))  # the same in every process
         rate = optim.set_learning_rate(optimizer, recipe, progress)
 
         optimizer.zero_grad(set_to_none=True)
         for part in range(rank * recipe.accumulate, (rank + 1) * recipe.accumulate):
             noise = generator(recipe.seed, 1, step, *([part] if part else []), device=device)
-            views = make_views(images[rows[part].to(device)], recipe, progress, noise)
+            views = make_views(next(feed), recipe, progress, noise)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 loss, outputs = model(views, progress)
             (loss / recipe.accumulate).backward()
-            total += loss.detach() / recipe.accumulate
+            total += distributed.total(loss.detach()) / parts
         if recipe.clip_grad:
             torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip_grad)
         optimizer.step()
@@ -138,6 +148,7 @@ def train(
                 saved = step
             yield report
             total, counted, began = torch.zeros_like(total), 0, time.perf_counter()
+    feed.close()  # ends the threads that decode ahead
     if (bad := int(first_bad)) < steps:
         where = "" if out is None else f"; see {checkpoint.dump(out, method, views, bad, rate)}"
         lower = recipe.lr_per_256 / 3
@@ -146,6 +157,19 @@ def train(
         checkpoint.save(out, method, optimizer, recipe, step, len(images))
     if step < steps and counted:
         yield _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
+
+
+def rows_from(step: int, steps: int, images: Images, recipe: Recipe) -> Iterator[Tensor]:
+    """The numbers of the images of each part that this process computes, from a step of the run on."""
+    world, rank = distributed.world(), distributed.rank()
+    per_epoch, mine = len(images) // recipe.batch_size, slice(rank * recipe.accumulate, (rank + 1) * recipe.accumulate)
+    order, ordered = torch.empty(0, dtype=torch.long), -1
+    for now in range(step, steps):
+        epoch, position = divmod(now, per_epoch)
+        if epoch != ordered:
+            order, ordered = images.order(generator(recipe.seed, 0, epoch)), epoch
+        rows = order[position * recipe.batch_size : (position + 1) * recipe.batch_size]
+        yield from rows.chunk(world * recipe.accumulate)[mine]
 
 
 def make_views(images: Tensor, recipe: Recipe, progress: float, noise: torch.Generator) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""From a run's checkpoint to a model folder: fp16 weights, config.json with measured scores, and a card."""
+"""From a run's checkpoint to a model folder: fp16 weights, config.json with measured scores, a picture and a card."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from sslzoo import hub
+from sslzoo import hub, registry
 from sslzoo.baselines import knn_table
 from sslzoo.encoder import Encoder
 from sslzoo.errors import InputError
 from sslzoo.images import discover
 from sslzoo.spec import Canary, EncoderSpec, Geometry, Preprocess, ReportedScore, feature_dim
-from training import recipe
-from training.checkpoint import FILE as CHECKPOINT
+from training import checkpoint, recipe
 from training.methods import METHODS
+from training.picture import neighbours
 
 CANARY = "cat-chelsea.jpg"
 CARD = Path(__file__).parent / "card.md"
+PICTURE = "neighbours.jpg"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,23 +44,27 @@ def export(
     name: str = "",
     provenance: Provenance | None = None,
     scores: Mapping[str, Path] | None = None,
+    shard_size: str = "",
 ) -> EncoderSpec:
     """Writes the encoder of a run as a model folder and returns its spec.
 
     `scores` names labelled data sets, each a folder with train and val (or test) Parquet files, on which the file that
-    was written is judged beside random weights and raw pixels. Raises InputError when the run has no checkpoint, and
-    OutputExists when the folder is there.
+    was written is judged beside random weights and raw pixels; "NAME@ORG/DATASET:TASK" names it as a benchmark of the
+    Hub too. With `shard_size` ("15MB") the weights lie in files of at most that size. Raises InputError when the run has
+    no checkpoint, and OutputExists when the folder is there.
     """
-    path = run / CHECKPOINT
+    path = run / checkpoint.FILE
     if not path.is_file():
-        raise InputError(f"{run} has no {CHECKPOINT}; train first: python -m training RECIPE --data PATH -o {run}")
+        raise InputError(f"{run} has no {checkpoint.FILE}; train first: python -m training RECIPE --data PATH -o {run}")
     provenance = provenance or Provenance()
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    for data in (scores or {}).values():
+        splits(data)  # refused before anything is written
+    state = checkpoint.read(path)
     settings = recipe.from_dict(state["recipe"])
     facts = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
     size = settings.test_size or settings.views[0].size
     spec = EncoderSpec(
-        name=name or settings.name,
+        name=name or own_name(settings, folder),
         method=settings.method,
         backbone=settings.backbone,
         dim=feature_dim(settings.backbone),
@@ -74,16 +79,37 @@ def export(
         paper=METHODS[settings.method].paper,
     )
     tensors = half({k.removeprefix("backbone."): v for k, v in state["method"].items() if k.startswith("backbone.")})
-    spec = hub.write(folder, spec, tensors, card="")
+    spec = hub.write(folder, spec, tensors, card="", shard_size=shard_size)
     spec = dataclasses.replace(spec, sources=(f"local-dir:{folder}",))
     spec = dataclasses.replace(spec, canary=canary(spec), scores=tuple(measure(spec, scores or {})))
     final = dataclasses.replace(spec, sources=())
-    (folder / hub.CONFIG).write_text(final.to_json(), encoding="utf-8")
-    (folder / hub.CARD).write_text(render_card(final, facts), encoding="utf-8")
+    credits = neighbours(spec, folder / PICTURE)
+    hub.write_texts(folder, final, render_card(final, facts, credits))
     for record in ("run.json", "log.jsonl"):
         if (run / record).is_file():
             shutil.copy(run / record, folder / record)
     return spec
+
+
+def own_name(settings: recipe.Recipe, folder: Path) -> str:
+    """A name for what a user trained: never the recipe's own, which is that of another set of weights."""
+    stem = settings.name.partition(".")[0]
+    return folder.name if folder.name.startswith(f"{stem}.") else f"{stem}.{folder.name}"
+
+
+def repack(model: Path, folder: Path, *, shard_size: str = "") -> EncoderSpec:
+    """Writes a model folder anew with its weights in one file, or with `shard_size` in files of at most that size.
+
+    Tensors, card, scores and everything else stay as they are; the sha256 in `config.json` becomes that of the new files.
+    """
+    spec = hub.read_config(model)
+    card = (model / hub.CARD).read_text(encoding="utf-8")
+    head = hub.read_head(spec) if (model / hub.HEAD).is_file() else None
+    written = hub.write(folder, spec, hub.read(spec), card, head=head, shard_size=shard_size)
+    for path in model.iterdir():
+        if path.is_file() and ".safetensors" not in path.name and not (folder / path.name).exists():
+            shutil.copy(path, folder / path.name)
+    return written
 
 
 def half(state: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
@@ -102,13 +128,20 @@ def canary(spec: EncoderSpec) -> Canary:
     return Canary(CANARY, tuple(round(float(v), 5) for v in vector[:8]), tolerance=round(float(vector.std()) / 100, 5))
 
 
+def splits(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The Parquet files of a data set's train and val (or test) splits; raises InputError where one is missing."""
+    train, test = discover.split(folder, "train"), discover.split(folder, "val", "test")
+    if not train or not test:
+        raise InputError(f"{folder} needs train.parquet and val.parquet (or test.parquet) to be scored on")
+    return train, test
+
+
 def measure(spec: EncoderSpec, data: Mapping[str, Path]) -> list[ReportedScore]:
     """kNN scores on labelled data sets, with random weights and raw pixels beside them."""
     reported = []
     for name, folder in data.items():
-        train, test = discover.split(folder, "train"), discover.split(folder, "val", "test")
-        if not train or not test:
-            raise InputError(f"{folder} needs train.parquet and val.parquet (or test.parquet) to be scored on")
+        name, _, benchmark = name.partition("@")
+        train, test = splits(folder)
         ours, random, pixels = knn_table(train, test, spec, device="cpu", precision="fp32").values()
         hashes = ", ".join(f"{path.name} {hub.sha256(path)[:8]}" for path in (*train, *test))
         for score, baseline, raw in zip(ours, random, pixels, strict=True):
@@ -123,13 +156,16 @@ def measure(spec: EncoderSpec, data: Mapping[str, Path]) -> list[ReportedScore]:
                     random_weights=round(baseline.value, 4),
                     raw_pixels=round(raw.value, 4),
                     source="measured on this file",
+                    benchmark=benchmark,
                 )
             )
     return reported
 
 
-def render_card(spec: EncoderSpec, facts: Mapping[str, Any]) -> str:
-    """The model card, from the template and what is known."""
+def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str) -> str:
+    """The model card, from the template, what is known, and who took the photos of its picture."""
+    known = registry.known().get(spec.name)
+    load = f'sslzoo.load("{spec.name}")' if known is not None and known.sha256 == spec.sha256 else hub.HERE
     rows = ["| data | protocol | this encoder | random weights | raw pixels |", "|---|---|---|---|---|"]
     for s in spec.scores:
         numbers = [f"{100 * (value or 0):.1f}" for value in (s.value, s.interval, s.random_weights, s.raw_pixels)]
@@ -139,4 +175,5 @@ def render_card(spec: EncoderSpec, facts: Mapping[str, Any]) -> str:
     table = "\n".join(rows) if spec.scores else "Not measured."
     remark = f" {facts['remark']}" if "remark" in facts else ""
     values |= {"remark": remark, "epochs": f"{spec.epochs:g}" if spec.epochs else "?"}
-    return Template(CARD.read_text(encoding="utf-8")).substitute(defaults | values | {"scores": table})
+    values |= {"metadata": hub.metadata(spec), "example": hub.example(spec, load), "credits": credits, "scores": table}
+    return Template(CARD.read_text(encoding="utf-8")).substitute(defaults | values)

@@ -27,7 +27,8 @@ class Recipe:
     and follows half a cosine down to `final_lr`, or is divided by ten at each share of the run in `lr_steps`.
     `batch_size` counts the images of one optimiser step, over all processes and the `accumulate` parts that it is
     computed in. `clip_grad` bounds the gradient's norm (0: no bound). `sync_bn` takes BN's statistics over all
-    processes. `compile` compiles the backbone.
+    processes. `compile` compiles the backbone. `storage` is "auto" (in memory where half of what is free holds the
+    images), "memory" or "stream"; `decode` says where a stream's JPEG files are decoded, "cpu" or on the "device".
     """
 
     name: str
@@ -57,16 +58,24 @@ class Recipe:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     test_size: int = 0
     precision: str = "auto"
+    storage: str = "auto"
+    decode: str = "cpu"
     seed: int = 0
     method_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:
             raise InputError(f"batch_size is {self.batch_size}; batch statistics need at least 2")
+        if self.epochs < 1:
+            raise InputError(f"epochs is {self.epochs}; a run has at least one")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise InputError(f"precision is {self.precision!r}; use auto, bf16 or fp32")
         if self.optimizer not in ("sgd", "lars", "adamw"):
             raise InputError(f"optimizer is {self.optimizer!r}; use sgd, lars or adamw")
+        if self.storage not in ("auto", "memory", "stream"):
+            raise InputError(f"storage is {self.storage!r}; use auto, memory or stream")
+        if self.decode not in ("cpu", "device"):
+            raise InputError(f"decode is {self.decode!r}; use cpu or device")
         if self.accumulate < 1 or self.batch_size % self.accumulate:
             raise InputError(f"accumulate is {self.accumulate}, which does not divide batch_size {self.batch_size}")
         if not self.progressive or self.progressive[0][0] != 0:
@@ -143,9 +152,12 @@ def _override(values: dict[str, Any], item: str) -> None:
         value = text  # a bare word, so that strings need no quotes
     *parents, leaf = key.split(".")
     target: Any = values
-    for part in parents:
-        target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
-    target[leaf] = value
+    try:
+        for part in parents:
+            target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+        target[leaf] = value
+    except (LookupError, ValueError, TypeError, AttributeError):
+        raise InputError(f"--set {key!r} names no place in the recipe; lists count from 0: views.0.size") from None
 
 
 def _check_keys(values: Mapping[str, Any], cls: type[Any], where: str) -> None:

@@ -134,3 +134,111 @@ def test_views_differ_between_images_and_repeat_with_the_seed(photo):
     assert torch.equal(first, again)
     assert not torch.equal(first[0], first[1])
     assert first.min() >= 0 and first.max() <= 1
+
+
+N = 20_000
+WHOLE = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "jitter_p": 0.0, "grey_p": 0.0}
+
+
+def views(image, **changes):
+    """N views of a small picture `[3, 8, 8]` in [0, 1], one transform alone at work."""
+    settings = View(size=8, **(WHOLE | changes))
+    return augment.make_view((image * 255).round().byte()[None].expand(N, -1, -1, -1), settings, 8, generator())
+
+
+def share(condition):
+    return condition.float().mean().item()
+
+
+def near(value, chance):
+    """Four standard errors of a share of N, about 0.014 at a half."""
+    return abs(value - chance) < 4 * (chance * (1 - chance) / N) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "change", [{"flip": 0.5}, {"flip": 0.3}, {"grey_p": 0.2}, {"solarize_p": 0.2}, {"blur_p": 0.5}, {"jitter_p": 0.8}]
+)
+def test_a_transform_happens_with_its_chance(change):
+    image = torch.rand(3, 8, 8, generator=generator(1))
+    strength = {"jitter": (0.4, 0.4, 0.4, 0.1), "blur_sigma": (1.0, 2.0)}  # both always show
+    out = views(image, **change, **strength)
+    untouched = views(image)[:1]
+    (p,) = change.values()
+    assert near(share(((out - untouched).abs() > 1e-4).flatten(1).any(1)), p)
+
+
+def test_transforms_of_one_image_are_independent():
+    out = views(torch.rand(3, 8, 8, generator=generator(1)), grey_p=0.5, solarize_p=0.5)
+    grey = (out.amax(1) - out.amin(1)).flatten(1).amax(1) < 1e-4
+    inverted = out.flatten(1).amax(1) < 0.502
+    assert near(share(grey & inverted), 0.25)
+
+
+def uniform_quantiles(values, low, high):
+    """The largest distance of the distribution of `values` from the uniform one on [low, high] (Kolmogorov-Smirnov)."""
+    sorted_values = (values.sort().values - low) / (high - low)
+    return (sorted_values - (torch.arange(len(values)) + 0.5) / len(values)).abs().max().item()
+
+
+def test_jitter_draws_each_factor_as_torchvision_does():
+    """Each factor is read off a picture that shows it: torchvision draws it uniformly from [max(0, 1 - s), 1 + s]."""
+    limit = 1.63 / N**0.5  # the 1 % point of Kolmogorov-Smirnov
+    dark = torch.full((3, 8, 8), 51 / 255)
+    brightness = views(dark, jitter=(0.8, 0, 0, 0), jitter_p=1.0).mean((1, 2, 3)) / (51 / 255)
+    assert uniform_quantiles(brightness, 0.2, 1.8) < limit
+
+    halves = torch.full((3, 8, 8), 102 / 255)
+    halves[:, :, 4:] = 153 / 255
+    contrast = views(halves, jitter=(0, 0.8, 0, 0), jitter_p=1.0)
+    factor = (contrast[..., 7] - contrast[..., 0]).mean((1, 2)) / (51 / 255)
+    assert uniform_quantiles(factor, 0.2, 1.8) < limit
+
+    tint = torch.tensor([140, 120, 110]).view(3, 1, 1).expand(3, 8, 8) / 255
+    saturation = views(tint, jitter=(0, 0, 0.8, 0), jitter_p=1.0)
+    factor = (saturation[:, 0] - saturation[:, 2]).mean((1, 2)) / (30 / 255)
+    assert uniform_quantiles(factor, 0.2, 1.8) < limit
+
+    red = torch.tensor([200, 50, 50]).view(3, 1, 1).expand(3, 8, 8) / 255
+    turned = views(red, jitter=(0, 0, 0, 0.15), jitter_p=1.0)[:, :, 0, 0]
+    # between red and yellow green rises, between red and magenta blue does, a sixth of a circle from end to end
+    turn = ((turned[:, 1] - turned[:, 2]) / (150 / 255)) / 6
+    assert uniform_quantiles(turn, -0.15, 0.15) < limit
+
+
+def test_the_order_of_the_jitter_is_drawn_for_every_image_anew():
+    """A tint whose brightness and saturation both grow: the order shows in what clips, and must not depend on the row."""
+    tint = torch.tensor([200, 125, 100]).view(3, 1, 1).expand(3, 8, 8) / 255
+    rows = []
+    for seed in range(400):
+        drawn = generator(seed)
+        x = augment.color_jitter(tint[None].expand(24, -1, -1, -1).clone(), (0.9, 0, 0.9, 0), 1.0, drawn)
+        replay = generator(seed)
+        torch.rand(24, generator=replay)  # who is jittered
+        brightness, _, saturation = (torch.rand(24, generator=replay) * 1.8 + 0.1 for _ in range(3))
+        b, s = brightness[0], saturation[0]
+        first = TF.adjust_saturation(TF.adjust_brightness(tint, b.item()), s.item())
+        second = TF.adjust_brightness(TF.adjust_saturation(tint, s.item()), b.item())
+        if (first - second).abs().max() > 0.01:
+            rows.append((x[0] - first).abs().max() < (x[0] - second).abs().max())
+    assert len(rows) > 100
+    brightness_first = torch.stack(rows).float().mean().item()
+    assert abs(brightness_first - 0.5) < 4 * 0.5 / len(rows) ** 0.5
+
+
+def test_blur_draws_sigma_uniformly():
+    dot = torch.zeros(3, 8, 8)
+    dot[:, 4, 4] = 1.0
+    out = views(dot, blur_p=1.0, blur_sigma=(0.1, 2.0), blur_kernel=0.4)
+    # a kernel of three: the neighbour has exp(-1 / 2 sigma^2) times the centre
+    ratio = (out[:, 0, 4, 5] / out[:, 0, 4, 4]).clamp_min(1e-30)
+    sigma = (-0.5 / ratio.log()).sqrt()
+    seen = sigma[sigma > 0.3]  # below, the neighbour is lost in rounding
+    assert near(len(seen) / N, 1.7 / 1.9)
+    assert uniform_quantiles(seen, 0.3, 2.0) < 1.63 / len(seen) ** 0.5
+
+
+def test_solarize_turns_round_what_is_at_least_half_bright():
+    ramp = (torch.arange(64) * 4 / 255).view(1, 8, 8).expand(3, 8, 8)
+    out = views(ramp, solarize_p=1.0)[0]
+    whole = (ramp * 255).round()
+    torch.testing.assert_close(out * 255, torch.where(whole >= 127.5, 255 - whole, whole), atol=1e-3, rtol=0)

@@ -121,3 +121,41 @@ def test_a_checkpoint_from_before_a_key_existed_goes_on(tiny, images, tmp_path):
     del state["recipe"]["optimizer"], state["recipe"]["accumulate"]
     torch.save(state, tmp_path / checkpoint.FILE)
     assert run(tiny(epochs=2), images, out=tmp_path, resume=True)[1][-1].done
+
+
+@pytest.fixture
+def batches(tiny, monkeypatch):
+    """Which images the loop takes, and what it makes of them, step by step; the images are flat, each of its own grey."""
+    seen = []
+    original = engine.make_views
+
+    def spy(images, recipe, progress, noise):
+        views = original(images, recipe, progress, noise)
+        seen.append((images[:, 0, 0, 0].tolist(), views[0]))
+        return views
+
+    monkeypatch.setattr(engine, "make_views", spy)
+    flat = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 3, 20, 20).contiguous()
+    run(tiny(), flat)
+    return seen
+
+
+def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(batches):
+    assert len(batches) == 8
+    first, second = ([i for rows, _ in batches[k : k + 4] for i in rows] for k in (0, 4))
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second and first != sorted(first)
+
+
+def test_every_step_draws_its_own_noise(tiny, images, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        engine,
+        "make_views",
+        lambda batch, recipe, progress, noise: (drawn.append(torch.rand(1, generator=noise)), VIEWS)[1],
+    )
+    run(tiny(), images)
+    assert len({value.item() for value in drawn}) == 8
+
+
+VIEWS = [torch.randn(10, 3, 16, 16, generator=torch.Generator().manual_seed(k)) for k in range(2)]

@@ -56,6 +56,25 @@ def test_folder_to_model_to_vectors(run, photos, tmp_path):
     np.testing.assert_allclose(got, canary.values, atol=canary.tolerance)
 
 
+def test_files_that_cannot_be_read_are_listed_in_the_run_folder(run, photos, tmp_path):
+    import shutil
+
+    shutil.copytree(photos, tmp_path / "p")
+    (tmp_path / "p" / "bars" / "2.jpg").write_bytes(b"text")
+    logs = []
+    for out, storage in (("memory", "memory"), ("stream", "stream")):
+        go = ("simclr-r18.tin_cpu_1h", "--data", "p", "-o", out, *SMALL, "--set", f"storage={storage}")
+        code, _, err = run(*go)
+        assert code in (0, None), err
+        assert "left out bars/2.jpg: not an image that can be read" in err
+        facts = json.loads((tmp_path / out / "images.json").read_text())
+        assert (facts["images"], facts["storage"]) == (11, storage)
+        assert [failure["path"] for failure in facts["failures"]] == ["bars/2.jpg"]
+        lines = [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()]
+        logs.append([line["loss"] for line in lines])
+    assert logs[0] == logs[1]
+
+
 def test_the_exported_backbone_is_the_trained_one(run, photos, tmp_path):
     import torch
 
@@ -108,3 +127,38 @@ def test_wrong_input(run, arguments, message, tmp_path):
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_finished_run_says_so_and_a_refused_resume_changes_nothing(run, photos, tmp_path):
+    command = ["simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL]
+    assert "finished" in run(*command)[1]
+    record = (tmp_path / "r" / "recipe.json").read_bytes(), (tmp_path / "r" / "run.json").read_bytes()
+    _, out, _ = run(*command, "--resume")
+    assert "is finished already; next: python -m training export r" in out
+    code, _, error = run(*command, "--resume", "--set", "lr_per_256=9.0")
+    assert code == 1 and "another lr_per_256" in error
+    assert record == ((tmp_path / "r" / "recipe.json").read_bytes(), (tmp_path / "r" / "run.json").read_bytes())
+    code, _, error = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "big", *SMALL, "--set", "batch_size=4096")
+    assert code == 1 and not (tmp_path / "big").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("views.5.size=3", "names no place"),
+        ("method_options.foo=3", "method_options has no 'foo'; simclr has:"),
+        ("epochs=0", "at least one"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_one_line(run, photos, override, message):
+    code, _, error = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--set", override)
+    assert code == 1 and message in error and "Traceback" not in error
+
+
+def test_a_damaged_checkpoint_is_one_line(run, photos, tmp_path):
+    command = ["simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL]
+    run(*command)
+    (tmp_path / "r" / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    for line in ([*command, "--resume"], ["export", "r", "-o", "out"]):
+        code, _, error = run(*line)
+        assert code == 1 and "checkpoint.pt can't be read" in error and not (tmp_path / "out").exists()

@@ -32,6 +32,11 @@ def test_the_papers_peak_rates():
     assert rates == pytest.approx({"simclr": 4.8, "simsiam": 0.1, "swav": 4.8, "mocov2": 0.03})
 
 
+def test_mocos_statistics_are_never_taken_over_all_processes():
+    """They would undo the split, and the shuffle of the keys with it (MoCo v1, section 3.3)."""
+    assert not [path.stem for path in recipe.RECIPES.glob("moco*.toml") if recipe.load(path.stem).sync_bn]
+
+
 def test_plain_values_round_trip(tiny):
     settings = tiny()
     assert recipe.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings

@@ -1,0 +1,218 @@
+"""From a run or a model folder to the Hub, as the command does it, against a Hub on loopback; and what a card promises."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+import sslzoo
+from sslzoo import hub, registry
+from sslzoo.spec import EncoderSpec
+from tests.conftest import draw
+from tests.hub_servers import hub_server, serving
+from training import picture
+
+ROOT = Path(__file__).parent.parent.parent
+OURS = registry.PACKAGE_ENCODER
+
+# the command with another checkout's folders: what it writes goes there
+COMMAND = """
+import sys
+from pathlib import Path
+root = Path(sys.argv.pop(1))
+from sslzoo import registry
+from training import __main__, publish
+registry.ZOO, publish.CARDS, publish.SPACE = root / "zoo", root / "hub_cards", root / "app"
+__main__.main()
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The zoo's files of two encoders, one model folder to publish, and a demo."""
+    (tmp_path / "zoo").mkdir()
+    for name in (OURS, "simsiam-r50.fair_in1k_100ep"):
+        shutil.copy(registry.ZOO / f"{name}.json", tmp_path / "zoo")
+    shutil.copytree(ROOT / "hub_cards" / OURS, tmp_path / "hub_cards" / OURS)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "app.py").write_text("print('demo')\n")
+    (tmp_path / "app" / "README.md").write_text("---\nsdk: gradio\n---\n")
+    return tmp_path
+
+
+@pytest.fixture
+def server():
+    handler = hub_server()
+    with serving(handler) as url:
+        handler.url = url
+        yield handler
+
+
+@pytest.fixture
+def run(server, checkout, tmp_path):
+    def call(*arguments, ok=True, code=COMMAND, **environment):
+        plain = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "http", "HTTP"))}
+        path = filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])
+        settings = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "owner"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(checkout), *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=plain | {"PYTHONPATH": os.pathsep.join(path), "HF_HUB_DISABLE_XET": "1"} | settings | environment,
+            check=False,
+        )
+        assert (done.returncode == 0) == ok, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout if ok else done.stderr
+
+    return call
+
+
+def test_all_of_them_and_the_demo(run, server, checkout):
+    out = run("publish", "--all", "--namespace", "org", "--dry-run")
+    assert f"would push to org/{OURS} (apache-2.0):" in out
+    assert "would push to the Space org/sslzoo:" in out
+    assert server.contents == {}
+
+    out = run("publish", "--all", "--namespace", "org")
+    files = server.contents[f"org/{OURS}"][-1][1]
+    assert set(files) == {
+        "README.md", "config.json", "model.safetensors", "neighbours.jpg", "log.jsonl", "run.json",
+    }  # fmt: skip
+    assert set(server.contents["spaces/org/sslzoo"][-1][1]) == {"app.py", "README.md"}
+    revision = server.contents[f"org/{OURS}"][-1][0]
+    entry = EncoderSpec.from_dict(json.loads((checkout / "zoo" / f"{OURS}.json").read_text()))
+    assert entry.sources == (f"package:{OURS}", f"hf-hub:org/{OURS}@{revision}")
+    assert entry.default
+    assert entry.sha256 == registry.known()[OURS].sha256
+    # the entry loads from there where the package lacks the file, and only these weights
+    code = """
+import sys
+from pathlib import Path
+root = Path(sys.argv.pop(1))
+import sslzoo
+from sslzoo import hub, registry
+registry.ZOO, hub.PACKAGE = root / "zoo", root
+try:
+    encoder = sslzoo.load(sys.argv[1], device="cpu")
+except sslzoo.WeightsError as error:
+    sys.exit(str(error))
+print(hub.fetch(encoder.spec), encoder.spec.sha256)
+"""
+    where, sha256 = run(OURS, code=code).split()
+    assert "hf" in where and revision in where
+    assert sha256 == entry.sha256
+    files["model.safetensors"] = files["model.safetensors"][:-1] + b"\x99"  # somebody who holds the Hub's name
+    assert "is damaged or was exchanged" in run(OURS, code=code, ok=False, HF_HOME=str(checkout / "hf2"))
+
+
+def test_a_run_is_exported_first(run, server, checkout, photos, tmp_path):
+    changes = ["batch_size=4", "epochs=1", "store_size=32", "views.0.size=32", "precision=fp32"]
+    run(OURS, "--data", photos, "-o", "r", *[word for change in changes for word in ("--set", change)])
+    (tmp_path / "set").mkdir()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = [{"bytes": p.read_bytes(), "path": p.name} for p in sorted(photos.rglob("*.*g"))]
+    table = pa.table({"image": images, "label": [p["path"][-3:] for p in images]})
+    for split in ("train", "val"):
+        pq.write_table(table, tmp_path / "set" / f"{split}.parquet")
+    arguments = ["--name", "simclr-r18.mine", "--trained-on", "CIFAR-10", "--data-terms", "none"]
+    score = ["--score", f"drawings@org/drawings:top1={tmp_path / 'set'}"]
+    err = run("publish", "r", "--repo", "me/it", *arguments, ok=False)
+    assert "states no license" in err
+    shutil.rmtree(checkout / "hub_cards" / "simclr-r18.mine")
+    out = run("publish", "r", "--repo", "me/it", *arguments, *score, "--license", "mit", "--shard-size", "15MB")
+    files = server.contents["me/it"][-1][1]
+    assert {"model-00001-of-00002.safetensors", "model.safetensors.index.json", "neighbours.jpg"} <= set(files)
+    assert all(len(v) <= 15e6 for v in files.values())
+    assert "hf-hub:me/it@" in out
+    entry = json.loads((checkout / "zoo" / "simclr-r18.mine.json").read_text())
+    assert (entry["license"], entry["default"]) == ("mit", False)
+    assert (
+        run("-c", code="import sys, sslzoo; print(sslzoo.load('hf-hub:me/it', device='cpu').spec.epochs)").strip()
+        == "1.0"
+    )
+
+    # the results on a registered benchmark, as the Hub's own client reads them
+    import yaml
+    from huggingface_hub import parse_eval_result_entries
+
+    results = sorted(name for name in files if name.startswith(".eval_results/"))
+    assert len(results) == 2  # two protocols
+    (found,) = parse_eval_result_entries(yaml.safe_load(files[results[0]]))
+    assert (found.dataset_id, found.task_id) == ("org/drawings", "top1")
+    assert found.value == pytest.approx(100 * entry["scores"][0]["value"], abs=0.01)
+    assert found.notes == entry["scores"][0]["protocol"]
+
+    # the card on the Hub loads the repository that it lies in, and its code runs
+    card = files["README.md"].decode()
+    assert 'sslzoo.load("hf-hub:me/it")' in card
+    data = ModelCard(card).data
+    assert (data.datasets, data.metrics, data.license) == (["uoft-cs/cifar10"], ["accuracy"], "mit")
+    assert data.eval_results[0].metric_value == pytest.approx(100 * entry["scores"][0]["value"], abs=0.01)
+    example = "import sys; sys.argv.pop(1)\n" + re.search(r"```python\n(.*?)```", card, re.S)[1]
+    for name in ("a.jpg", "b.jpg"):
+        draw("bars", 0).save(tmp_path / name)
+    assert run("x", code=example + "print(vectors.shape)").strip() == "(2, 512)"
+
+
+def test_what_is_refused(run, checkout):
+    assert "give RUN or FOLDER" in run("publish", "hub_cards", ok=False)
+    assert "give RUN or FOLDER" in run("publish", "--all", "--repo", "a/b", ok=False)
+    folder = checkout / "hub_cards" / OURS
+    sslzoo.load("random-r18", device="cpu").save_pretrained(checkout / "other")
+    config = json.loads((checkout / "other" / "config.json").read_text())
+    (checkout / "other" / "config.json").write_text(json.dumps(config | {"name": OURS}))
+    assert "is not the simclr-r18.tin_cpu_1h that sslzoo/zoo pins" in run(
+        "publish", checkout / "other", "--namespace", "org", ok=False
+    )
+    assert "hf auth login" in run("publish", folder, "--namespace", "org", ok=False, HF_TOKEN="reader")
+    shutil.rmtree(checkout / "hub_cards")
+    assert "holds no model folder" in run("publish", "--all", "--namespace", "org", ok=False)
+
+
+def test_the_picture_shows_the_example_photos_alone_and_credits_them(tmp_path):
+    credits = picture.neighbours(registry.resolve("random-r18"), tmp_path / "n.jpg")
+    with Image.open(tmp_path / "n.jpg") as image:
+        rows, columns = len(picture.QUERIES), picture.NEIGHBOURS + 1
+        assert image.size[1] == rows * (picture.TILE + picture.GAP) + picture.GAP
+        assert image.size[0] >= columns * picture.TILE
+        # the first tile is the first query itself
+        corner = image.crop((picture.GAP, picture.GAP, picture.GAP + picture.TILE, picture.GAP + picture.TILE))
+    with Image.open(picture.PHOTOS / picture.QUERIES[0]) as photo:
+        from PIL import ImageChops, ImageOps, ImageStat
+
+        expected = ImageOps.fit(photo.convert("RGB"), (picture.TILE, picture.TILE))
+    assert max(ImageStat.Stat(ImageChops.difference(corner, expected)).mean) < 6
+    for name in picture.QUERIES:
+        assert f"{name} by " in credits
+    assert "night-colosseum.jpg by Jimmy Engelbrecht (CC-BY-SA-3.0)" in credits
+
+
+def test_the_published_cards_are_what_the_program_writes_and_their_code_runs(tmp_path, monkeypatch):
+    for config in (ROOT / "hub_cards").glob("*/config.json"):
+        folder = config.parent
+        card = (folder / "README.md").read_text()
+        spec = hub.read_config(folder)
+        assert card.startswith(hub.metadata(spec))
+        data = ModelCard(card).data
+        assert data.library_name == "sslzoo"
+        assert len(data.eval_results) == len(spec.scores)
+        for target in re.findall(r"!\[.*?\]\((.*?)\)", card):
+            assert (folder / target).stat().st_size < 500_000
+        for name in ("a.jpg", "b.jpg"):
+            draw("bars", 1).save(tmp_path / name)
+        monkeypatch.chdir(tmp_path)
+        scope = {}
+        exec(compile(re.search(r"```python\n(.*?)```", card, re.S)[1], "card", "exec"), scope)
+        assert scope["vectors"].shape == (2, spec.dim)
+        assert scope["encoder"].spec.sha256 == spec.sha256

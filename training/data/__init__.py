@@ -1,0 +1,88 @@
+"""Training images, in memory where they fit and streamed where not, without a difference that training could notice.
+
+Both kinds give the same pixels in the same order at the same seed (but for Parquet that is streamed, see `rows.Tables`).
+What can't be decoded is known before the first step: it is listed, has no number, and nothing stands in for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from sslzoo.errors import ImageError, InputError
+from sslzoo.images import discover
+from sslzoo.images.read import read
+from sslzoo.spec import Preprocess
+from training import distributed
+from training.data.memory import available_memory
+from training.data.resident import ImageSet
+from training.data.rows import Items, Rows, Tables, rows_of
+from training.data.stream import Stream
+
+__all__ = ["ImageSet", "Images", "Items", "Rows", "Stream", "Tables", "load", "summary"]
+
+SHARE = 0.5  # of the memory that is free; the rest is for the network, its activations and the system
+
+Images = ImageSet | Stream
+
+
+def load(
+    path: discover.Source,
+    size: int,
+    *,
+    limit: int | None = None,
+    storage: str = "auto",
+    decode: str = "cpu",
+    known: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> Images:
+    """The images of `path`, scaled so that the short side is `size` and cropped to the centre square.
+
+    Images that are `size` px square already keep their pixels. An image that can't be decoded is left out and listed;
+    raises InputError when none is left. `storage` "auto" keeps them in memory where half of what is free holds them;
+    "memory" and "stream" force it. A stream decodes every file once before it is used, to find those that can't be;
+    `known`, an earlier `summary` of the same files, spares that. `decode` is `Stream`'s. `limit` stops after so many
+    and keeps them in memory.
+    """
+    if limit is None and storage != "memory":
+        rows = rows_of(path)
+        if rows is None and storage == "stream":
+            raise InputError(f"{path} can only be read from front to back; unpack it, or use uncompressed .tar shards")
+        if rows is not None and distributed.any_rank(storage == "stream" or not _fits(len(rows), size)):
+            return Stream.checked(rows, size, decode=decode, known=known, quiet=quiet)
+    arrays: list[np.ndarray] = []
+    labels: list[str | int | None] = []
+    failures: list[tuple[str, str]] = []
+    with tqdm(desc=f"reading {path}", unit="img", disable=quiet or None) as bar:
+        for item, result in read(discover.discover(path), Preprocess(resize=size, size=size)):
+            if isinstance(result, ImageError):
+                failures.append((item.id, result.reason))
+                continue
+            bar.update()
+            arrays.append(result[0])
+            labels.append(item.label)
+            if limit is not None and len(arrays) >= limit:
+                break
+    if not arrays:
+        raise InputError(f"no readable image in {path}; name a folder of images or Parquet files with an image column")
+    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(images, labels, failures)
+
+
+def summary(images: Images) -> dict[str, Any]:
+    """What a run folder records of its images: how many, how they are held, and each that could not be read, with why."""
+    facts: dict[str, Any] = {"images": len(images), "storage": "memory"}
+    failures: list[dict[str, Any]] = [{"path": path, "reason": reason} for path, reason in images.failures]
+    if isinstance(images, Stream):
+        facts |= {"storage": "stream", "fingerprint": images.fingerprint}
+        failures = [{"row": row} | f for row, f in zip(images.failed_rows(), failures, strict=True)]
+    return facts | {"failures": failures}
+
+
+def _fits(images: int, size: int) -> bool:
+    """Whether as many images fit in memory, where each process of this machine keeps its own copy."""
+    return images * 3 * size * size * distributed.local_world() <= SHARE * available_memory()

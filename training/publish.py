@@ -1,0 +1,60 @@
+"""Model folders to the Hugging Face Hub: one repository an encoder, and its revision written back into the zoo."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from sslzoo import hub, registry
+from sslzoo.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+CARDS, SPACE = ROOT / "hub_cards", ROOT / "app"
+
+
+def publish(folder: Path, repo: str, *, private: bool = False, dry_run: bool = False) -> list[str]:
+    """Pushes a model folder and writes where it lies into `zoo/NAME.json`, new if need be; returns what was done.
+
+    Raises InputError for a folder without a license, or when the zoo pins other weights under that name.
+    """
+    spec = hub.read_config(folder)
+    known = registry.known().get(spec.name)
+    if known is not None and known.sha256 not in ("", spec.sha256):
+        raise InputError(
+            f"{folder} is not the {spec.name} that sslzoo/zoo pins (sha256 {spec.sha256[:16]}… and {known.sha256[:16]}…); "
+            "give it a name of its own"
+        )
+    done = hub.push(folder, repo, private=private, dry_run=dry_run)
+    if dry_run:
+        return done.lines
+    local = [source for source in (known.sources if known else ()) if not source.startswith("hf-hub:")]
+    listed = dataclasses.replace(
+        spec, sources=(*local, done.source), default=known.default if known else _is_first(spec.name)
+    )
+    path = registry.ZOO / f"{spec.name}.json"
+    path.write_text(listed.to_json(), encoding="utf-8")
+    return [*done.lines, f"wrote {done.source} into {path}"]
+
+
+def publish_all(namespace: str, *, private: bool = False, dry_run: bool = False) -> list[str]:
+    """Every folder of `hub_cards`, each as NAMESPACE/NAME, and the demo in `app` as the Space NAMESPACE/sslzoo.
+
+    All of them are checked before the first is pushed.
+    """
+    folders = sorted(path.parent for path in CARDS.glob(f"*/{hub.CONFIG}"))
+    if not folders:
+        raise InputError(f"{CARDS} holds no model folder; make one with: python -m training export RUN -o {CARDS}/NAME")
+    space = (SPACE / "app.py").is_file()
+    lines = []
+    for dry in (True, False) if not dry_run else (True,):
+        lines = [
+            line for path in folders for line in publish(path, f"{namespace}/{path.name}", private=private, dry_run=dry)
+        ]
+        if space:
+            lines += hub.push_space(SPACE, f"{namespace}/sslzoo", private=private, dry_run=dry)
+    return lines
+
+
+def _is_first(name: str) -> bool:
+    """Whether no known encoder has that bare name yet: then this one is what it stands for."""
+    return not any(other.partition(".")[0] == name.partition(".")[0] for other in registry.known())
