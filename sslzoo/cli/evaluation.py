@@ -7,29 +7,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, print_table
+from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, percent, print_table
 from sslzoo.errors import InputError
 
 if TYPE_CHECKING:
-    from sslzoo.evaluate.knn import Score
+    from sslzoo.embeddings import Embeddings
+    from sslzoo.evaluate.score import Score
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Judge an encoder on labelled images.")
+
+Train = Annotated[
+    str,
+    typer.Argument(metavar="TRAIN", help="Labelled images (one folder a class, or Parquet), or an embeddings folder."),
+]
 
 
 @app.command()
 def knn(
-    train: Annotated[
-        str,
-        typer.Argument(
-            metavar="TRAIN", help="Labelled images (one folder a class, or Parquet), or an embeddings folder."
-        ),
-    ],
+    train: Train,
     test: Annotated[
         str | None, typer.Argument(metavar="TEST", help="The test images; without them, leave-one-out.")
     ] = None,
     model: Model = None,
     k: Annotated[
-        int | None, typer.Option("-k", min=1, help="Neighbours; with -T one protocol instead of the usual two.")
+        int | None, typer.Option("-k", min=1, help="Neighbours; with -T one protocol instead of the usual twelve.")
     ] = None,
     temperature: Annotated[
         float, typer.Option("-T", "--temperature", min=1e-6, help="Temperature of the votes, with -k.")
@@ -40,27 +41,122 @@ def knn(
     quiet: Quiet = False,
 ) -> None:
     """Weighted kNN accuracy; on images, with random weights and raw pixels beside the encoder."""
-    from sslzoo.baselines import knn_table
-    from sslzoo.embeddings import Embeddings, is_embeddings
-    from sslzoo.evaluate import knn as evaluate
+    from sslzoo import baselines
+    from sslzoo.evaluate import knn as module
 
-    protocols = [(k, temperature)] if k is not None else evaluate.PROTOCOLS
-    if is_embeddings(train) != is_embeddings(test or train):
-        raise InputError("TRAIN and TEST must both be images, or both embeddings folders")
-    if is_embeddings(train):
-        bank = Embeddings.open(train)
-        table = {bank.model: evaluate.knn(bank, Embeddings.open(test) if test else None, protocols)}
-    else:
-        table = knn_table(train, test, model, protocols, device=device, precision=precision, progress=not quiet)
-    if as_json:
-        typer.echo(json.dumps([_score(name, score) for name, scores in table.items() for score in scores], indent=2))
+    protocols = [(k, temperature)] if k is not None else module.GRID
+    product = "bf16" if precision == "bf16" else "fp32"
+    table = baselines.table(
+        lambda bank, probes: module.knn(bank, probes, protocols, device=device, precision=product),
+        train,
+        test,
+        model,
+        device=device,
+        precision=precision,
+        progress=not quiet,
+    )
+    _print_scores(table, as_json)
+
+
+@app.command()
+def linear(
+    train: Train,
+    test: Annotated[
+        str | None, typer.Argument(metavar="TEST", help="The test images, or their embeddings folder; not with --head.")
+    ] = None,
+    model: Model = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="authors",
+            help="authors: judge the linear classifier that they published instead, on TRAIN, labelled ImageNet-1k "
+            "images: class folders by WordNet id, or Parquet with class numbers.",
+        ),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="top1 or mean_per_class.")] = "top1",
+    shots: Annotated[
+        list[int] | None, typer.Option(min=1, help="Also from so many images of each class; may be repeated.")
+    ] = None,
+    share: Annotated[
+        list[float] | None, typer.Option(min=0, max=1, help="Also from this share of the labels (0.01); repeatable.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Accuracy of logistic regression on frozen features, its penalty chosen of 45 on held-out training images."""
+    from sslzoo import baselines
+    from sslzoo.evaluate.linear import few_labels
+    from sslzoo.evaluate.linear import linear as probe
+
+    if head is not None:
+        if head != "authors" or model is None or test is not None:
+            raise InputError("type: sslzoo eval linear IMAGENET_VAL -m MODEL --head authors")
+        _print_head(train, model, as_json, device=device, precision=precision, progress=not quiet)
         return
-    header = ("encoder", *(score.protocol for score in next(iter(table.values()))))
-    rows = [
-        (name, *(f"{100 * s.value:.1f} ± {100 * s.interval():.1f}" for s in scores)) for name, scores in table.items()
-    ]
-    print_table([header, *rows])
+    if test is None:
+        raise InputError("a linear probe needs TEST images; type: sslzoo eval linear TRAIN TEST")
+
+    def evaluate(bank: Embeddings, probes: Embeddings | None) -> list[Score]:
+        assert probes is not None
+        few = [few_labels(bank, probes, shots=n, metric=metric, device=device) for n in shots or ()]
+        few += [few_labels(bank, probes, share=s, metric=metric, device=device) for s in share or ()]
+        return [probe(bank, probes, metric=metric, device=device), *few]
+
+    table = baselines.table(evaluate, train, test, model, device=device, precision=precision, progress=not quiet)
+    _print_scores(table, as_json)
 
 
-def _score(encoder: str, score: Score) -> dict[str, Any]:
-    return {"encoder": encoder, "value": score.value, "interval95": score.interval(), "protocol": score.protocol}
+@app.command()
+def health(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Images, labelled or not, or an embeddings folder.")],
+    model: Model = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Collapse, rank, alignment, uniformity, hubs and duplicates; on images, with random weights and pixels beside."""
+    from sslzoo import baselines
+    from sslzoo.evaluate.health import health as examine
+
+    sets = baselines.sets(data, None, model, device=device, precision=precision, progress=not quiet)
+    found = {name: examine(e, device=device) for name, e, _ in sets}
+    if as_json:
+        typer.echo(json.dumps([{"encoder": name, **facts.to_dict()} for name, facts in found.items()], indent=2))
+        return
+    columns = [facts.to_dict() for facts in found.values()]
+    rows = [(key, *("" if c[key] is None else f"{c[key]:.4g}" for c in columns)) for key in columns[0]]
+    print_table([("figure", *found), *rows])
+
+
+def _print_scores(table: dict[str, list[Score]], as_json: bool) -> None:
+    """One line a protocol, one column an encoder; on stderr which images it was."""
+    if as_json:
+        lines = [{"encoder": name, **score.to_dict()} for name, scores in table.items() for score in scores]
+        typer.echo(json.dumps(lines, indent=2))
+        return
+    rows = [("protocol", *table)]
+    for scores in zip(*table.values(), strict=True):
+        cells = (f"{100 * score.value:.1f} ± {100 * score.interval():.1f}" for score in scores)
+        rows.append((scores[0].protocol, *cells))
+    print_table(rows)
+    first = next(iter(table.values()))[0]
+    typer.echo(f"% with 95 % intervals; train set {first.train}, test set {first.test} (hash/images)", err=True)
+
+
+def _print_head(data: str, model: str, as_json: bool, **options: Any) -> None:
+    """Top-1 of the authors' classifier, beside the reported one and the same network at random."""
+    from sslzoo import registry
+    from sslzoo.baselines import head_table
+
+    spec = registry.resolve(model)
+    table = head_table(data, spec, **options)
+    if as_json:
+        typer.echo(json.dumps([{"encoder": name, **score.to_dict()} for name, score in table.items()], indent=2))
+        return
+    (protocol,) = {score.protocol for score in table.values()}
+    rows = [(name, f"{100 * s.value:.1f} ± {100 * s.interval():.1f}") for name, s in table.items()]
+    reported = [("reported", percent(spec.linear_top1))] if spec.linear_top1 is not None else []
+    print_table([("encoder", protocol), *rows, *reported])

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError, SpaceMismatch
-from sslzoo.evaluate.knn import knn
+from sslzoo.evaluate import knn as module
+from sslzoo.evaluate.knn import GRID, knn, largest
 
 
 def labelled(n, seed, classes=5, dim=12, space="s"):
@@ -76,3 +78,49 @@ def test_refusals():
         knn(train, labelled(10, 1, space="other"))
     with pytest.raises(InputError, match="needs labels"):
         knn(Embeddings(train.vectors, train.ids, space="s"))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_all_twelve_from_one_pass_and_in_blocks(monkeypatch, alone):
+    train, test = labelled(500, 0), None if alone else labelled(90, 1)
+    at_once = knn(train, test, GRID)
+    monkeypatch.setattr(module, "BLOCK", 64)
+    in_blocks = knn(train, test, GRID, chunk=50)
+    assert len(at_once) == 12
+    for protocol, a, b in zip(GRID, at_once, in_blocks, strict=True):
+        np.testing.assert_array_equal(a.items, b.items)
+        np.testing.assert_array_equal(a.items, knn(train, test, [protocol])[0].items)
+    assert len({s.value for s in at_once}) > 3
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_largest_is_topk(kind):
+    random = torch.Generator().manual_seed(0)
+    similarity = torch.randn((30, 4000), generator=random)
+    similarity[3] = 1.0  # all equal: nothing exceeds the guess
+    similarity[4] += torch.linspace(0, 50, 4000)  # rising
+    similarity[5, 7:] = -torch.inf
+    similarity = similarity.to(kind)
+    values, columns = largest(similarity, 20)
+    assert 4000 >= 8 * 16 * 20 // 4  # so it is not topk itself that was called
+    assert torch.equal(values, similarity.topk(20, dim=1).values)
+    assert torch.equal(similarity.gather(1, columns), values)
+    assert all(len(set(row.tolist())) == 20 for row in columns)
+
+
+def test_bf16_moves_few_items():
+    train, test = labelled(4000, 0, dim=24), labelled(600, 1, dim=24)
+    for full, low in zip(knn(train, test, GRID), knn(train, test, GRID, precision="bf16"), strict=True):
+        assert (full.items != low.items).mean() < 0.02
+        assert low.protocol == full.protocol.replace(" queries)", " queries, bf16)")
+    with pytest.raises(InputError, match="fp32 or bf16"):
+        knn(train, test, precision="int8")
+
+
+def test_a_score_knows_its_sets():
+    train, test = labelled(60, 0), labelled(30, 1)
+    score = knn(train, test)[0]
+    assert (score.train.size, score.test.size) == (60, 30)
+    assert score.test == knn(train, Embeddings(test.vectors, test.ids, space="s", labels=test.labels))[0].test
+    other = Embeddings(test.vectors, test.ids, space="s", labels=["class 0"] * 30)
+    assert score.test != knn(train, other)[0].test

@@ -1,0 +1,141 @@
+"""The linear probe of the transfer protocol: logistic regression on standardised features, λ chosen on held-out images.
+
+45 values of λ, log-spaced from 1e-6 to 1e5, the best on a held-out fifth of the training images, then a refit on all of
+them (SimCLR, arXiv:2002.05709, appendix B.8; BYOL, arXiv:2006.07733, appendix D; λ on the sum of the losses).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslzoo.embeddings import Embeddings
+from sslzoo.errors import InputError
+from sslzoo.evaluate import logistic
+from sslzoo.evaluate.score import Score, SetId, codes, of_items, set_id
+
+GRID = np.logspace(-6, 5, 45)
+HELD_OUT = 0.2
+FIXED = 1.0  # λ where a class has a single image, and nothing can be held out
+METRICS = ("top1", "mean_per_class")
+
+
+def linear(
+    train: Embeddings,
+    test: Embeddings,
+    *,
+    metric: str = "top1",
+    penalties: Sequence[float] | NDArray[np.float64] = GRID,
+    rows: NDArray[np.int64] | None = None,
+    device: str = "cpu",
+) -> Score:
+    """Accuracy in [0, 1] of the probe on `test`; with `metric` mean_per_class the mean over classes.
+
+    `rows` are those of `train` that may be used. The held-out images are the same whatever the encoder (see `draw`).
+    Raises InputError when labels are missing, and SpaceMismatch when the sets were made by different encoders.
+    """
+    if metric not in METRICS:
+        raise InputError(f"the metric is {metric!r}; use {' or '.join(METRICS)}")
+    classes, answers, truth = codes(train, test, "a linear probe")
+    rows = np.arange(len(train)) if rows is None else rows
+    where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    x, y = torch.tensor(train.vectors[rows], device=where), torch.tensor(answers[rows], device=where)
+    held = draw([train.ids[r] for r in rows], answers[rows], share=HELD_OUT)
+    if len(held) == len(rows) or len(penalties) == 1:
+        penalty = FIXED if len(penalties) > 1 else float(penalties[0])
+    else:
+        penalty = choose(x, y, len(classes), torch.tensor(held, device=where), penalties)
+    mean, std = moments(x)
+    solution = logistic.fit((x - mean) / std, y, len(classes), [penalty])
+    probes = (torch.tensor(test.vectors, device=where) - mean) / std
+    hits = (solution.logits(probes)[0].argmax(1).cpu().numpy() == truth).astype(np.float32)
+    protocol = f"linear_{metric}@logistic (standardised, λ of {len(penalties)} held out, n={len(rows)})"
+    used = set_id(train) if len(rows) == len(train) else _subset_id(train, rows)
+    made = of_items(hits, protocol, used, set_id(test), truth if metric == "mean_per_class" else None)
+    return replace(made, penalty=penalty)
+
+
+def few_labels(
+    train: Embeddings,
+    test: Embeddings,
+    *,
+    share: float | None = None,
+    shots: int | None = None,
+    draws: int = 5,
+    metric: str = "top1",
+    device: str = "cpu",
+) -> Score:
+    """The probe on a share of the labels, or on `shots` images of each class: the mean over fixed draws.
+
+    Its interval is over test images and draws. `train` in the score is the hash of all draws' images.
+    """
+    _, answers, _ = codes(train, test, "a linear probe")
+    if (share is None) == (shots is None):
+        raise InputError("say either which share of the labels, or how many shots of each class")
+    picked = [draw(train.ids, answers, share=share, shots=shots, seed=seed) for seed in range(draws)]
+    scores = [linear(train, test, metric=metric, rows=rows, device=device) for rows in picked]
+    amount = f"{shots} shots" if shots else f"{100 * (share or 0):g} % of labels"
+    items = np.mean([s.items for s in scores], axis=0).astype(np.float32)
+    protocol = f"linear_{metric}@logistic (standardised, {amount}, {draws} draws, n={len(picked[0])})"
+    made = of_items(items, protocol, _subset_id(train, np.concatenate(picked)), scores[0].test, scores[0].groups)
+    return replace(made, draws=tuple(s.value for s in scores))
+
+
+def draw(
+    ids: Sequence[str],
+    classes: NDArray[np.int64],
+    *,
+    share: float | None = None,
+    shots: int | None = None,
+    seed: int = 0,
+) -> NDArray[np.int64]:
+    """Rows of a fixed draw from each class, at least one: those whose sha256("SEED\\tID") is lowest, in order of row.
+
+    It is the same on every machine and for every encoder, whatever the order of the rows.
+    """
+    keys = np.array([hashlib.sha256(f"{seed}\t{id_}".encode()).hexdigest() for id_ in ids])
+    found = []
+    for c in np.unique(classes):
+        rows = np.flatnonzero(classes == c)
+        wanted = shots if shots is not None else max(1, round((share or 0) * len(rows)))
+        found.append(rows[np.argsort(keys[rows])][:wanted])
+    return np.sort(np.concatenate(found))
+
+
+def choose(x: Tensor, y: Tensor, classes: int, held: Tensor, penalties: Sequence[float] | NDArray[np.float64]) -> float:
+    """The penalty that is best on the `held` rows after a fit on the others; of equals the largest."""
+    mask = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    mask[held] = True
+    mean, std = moments(x[~mask])
+    solutions = logistic.fit((x[~mask] - mean) / std, y[~mask], classes, penalties)
+    right = (solutions.logits((x[mask] - mean) / std).argmax(2) == y[mask]).sum(1).cpu().numpy()
+    return float(max(zip(right, penalties, strict=True))[1])
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation `[d]` of features `[n, d]`; a constant feature has 1."""
+    std = x.std(0, correction=0)
+    return x.mean(0), torch.where(std > 1e-8, std, 1.0)
+
+
+def average_precision_11(scores: NDArray[np.floating], relevant: NDArray[np.bool_]) -> float:
+    """PASCAL VOC 2007's average precision of one class: the mean, over recalls 0, 0.1 … 1, of the best precision from there on.
+
+    (Everingham et al., IJCV 2010, section 4.2.) `scores` `[n]`, the higher the surer; difficult images are left out before.
+    """
+    hits = relevant[np.argsort(-scores, kind="stable")]
+    found = np.cumsum(hits)
+    precision, recall = found / np.arange(1, len(hits) + 1), found / max(1, found[-1])
+    return float(np.mean([precision[recall >= t - 1e-9].max(initial=0.0) for t in np.linspace(0, 1, 11)]))
+
+
+def _subset_id(train: Embeddings, rows: NDArray[np.int64]) -> SetId:
+    assert train.labels is not None
+    labels = [train.labels[r] for r in rows]
+    return set_id(Embeddings(train.vectors[rows], [train.ids[r] for r in rows], space=train.space, labels=labels))

@@ -1,0 +1,138 @@
+"""The batched solver and the probe against scikit-learn; draws and 11-point AP by hand and by another implementation."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from sslzoo.embeddings import Embeddings
+from sslzoo.errors import InputError
+from sslzoo.evaluate import logistic
+from sslzoo.evaluate.linear import GRID, average_precision_11, draw, few_labels, linear
+
+
+def labelled(n, seed, classes=4, dim=15):
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(classes, dim))
+    labels = random.integers(0, classes, n)
+    scales = np.linspace(0.1, 8, dim)
+    vectors = ((centres[labels] + 1.4 * random.normal(size=(n, dim))) * scales + 3).astype(np.float32)
+    return Embeddings(vectors, [f"{seed}/{i}" for i in range(n)], space="s", model="m", labels=labels.tolist())
+
+
+def test_every_penalty_has_scikit_learns_solution():
+    train, test = labelled(500, 0), labelled(300, 1)
+    scaler = StandardScaler().fit(train.vectors)
+    x, probes = (scaler.transform(e.vectors).astype(np.float32) for e in (train, test))
+    ours = logistic.fit(torch.tensor(x), torch.tensor(np.array(train.labels)), 4, GRID)
+    for i, penalty in enumerate(GRID):
+        reference = LogisticRegression(C=1 / penalty, max_iter=2000, tol=1e-6).fit(x.astype(np.float64), train.labels)
+        expected = reference.predict_proba(probes)
+        got = ours.logits(torch.tensor(probes))[i].softmax(1).numpy()
+        np.testing.assert_allclose(got, expected, atol=0.01)
+        assert abs((got.argmax(1) == test.labels).mean() - (expected.argmax(1) == test.labels).mean()) <= 1 / 300
+
+
+def test_more_features_than_images():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(30, 80)).astype(np.float32), random.integers(0, 3, 30)
+    got = logistic.fit(torch.tensor(x), torch.tensor(y), 3, [1.0]).logits(torch.tensor(x))[0].softmax(1)
+    expected = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(x.astype(np.float64), y).predict_proba(x)
+    np.testing.assert_allclose(got.numpy(), expected, atol=0.01)
+
+
+def test_questions_of_yes_and_no():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(200, 6)).astype(np.float32)
+    y = (x[:, :3] + random.normal(size=(200, 3)) > 0).astype(np.float32)
+    y[:20, 1] = np.nan
+    got = logistic.fit(torch.tensor(x), torch.tensor(y), 3, [0.5, 2.0]).logits(torch.tensor(x)).sigmoid().numpy()
+    for c in range(3):
+        known = ~np.isnan(y[:, c])
+        reference = LogisticRegression(C=0.5, tol=1e-8).fit(x[known].astype(np.float64), y[known, c])
+        np.testing.assert_allclose(got[1, :, c], reference.predict_proba(x)[:, 1], atol=0.01)
+
+
+def test_the_probe_chooses_and_refits_as_scikit_learn_would():
+    train, test = labelled(400, 0), labelled(300, 1)
+    answers = np.array(train.labels)
+    held = draw(train.ids, answers, share=0.2)
+    rest = np.setdiff1d(np.arange(400), held)
+    scaler = StandardScaler().fit(train.vectors[rest])
+    fits = [
+        LogisticRegression(C=1 / p, max_iter=2000).fit(scaler.transform(train.vectors[rest]), answers[rest])
+        for p in GRID
+    ]
+    right = [f.score(scaler.transform(train.vectors[held]), answers[held]) for f in fits]
+    best = GRID[max(i for i, r in enumerate(right) if r == max(right))]
+    scaler = StandardScaler().fit(train.vectors)
+    final = LogisticRegression(C=1 / best, max_iter=2000).fit(scaler.transform(train.vectors), answers)
+    expected = final.score(scaler.transform(test.vectors), test.labels)
+    score = linear(train, test)
+    assert 0.4 < expected < 0.98
+    assert score.value == pytest.approx(expected, abs=1 / 300)
+    assert score.penalty == best
+    assert "λ of 45 held out, n=400" in score.protocol
+
+
+def test_mean_per_class_is_the_mean_of_recalls():
+    from sklearn.metrics import balanced_accuracy_score
+
+    train, test = labelled(300, 0), labelled(200, 1)
+    keep = np.flatnonzero((np.array(test.labels) != 2) | (np.arange(200) % 5 == 0))  # an unbalanced test set
+    test = Embeddings(test.vectors[keep], [test.ids[i] for i in keep], space="s", labels=[test.labels[i] for i in keep])
+    by_class, by_image = linear(train, test, metric="mean_per_class"), linear(train, test)
+    predicted = np.where(by_image.items == 1, test.labels, -1)
+    recalls = [(predicted[np.array(test.labels) == c] == c).mean() for c in range(4)]
+    assert by_class.value == pytest.approx(np.mean(recalls))
+    assert by_class.value != by_image.value
+    assert balanced_accuracy_score([0, 0, 0, 1], [0, 1, 1, 1]) == pytest.approx(2 / 3)
+    with pytest.raises(InputError, match="mean_per_class"):
+        linear(train, test, metric="top5")
+
+
+def test_draws_are_fixed_whatever_the_order():
+    ids, classes = [f"{i}.jpg" for i in range(40)], np.arange(40) % 4
+    a = draw(ids, classes, shots=3, seed=1)
+    turned = draw(ids[::-1], classes[::-1], shots=3, seed=1)
+    assert {ids[i] for i in a} == {ids[::-1][i] for i in turned}
+    assert np.bincount(classes[a]).tolist() == [3, 3, 3, 3]
+    assert set(a) != set(draw(ids, classes, shots=3, seed=2))
+    assert len(draw(ids, classes, share=0.01)) == 4  # at least one of each class
+    # the lowest sha256 by hand (sha256sum of "0\tN.jpg"): of class 0's first three
+    import hashlib
+
+    lowest = min((0, 4, 8), key=lambda i: hashlib.sha256(f"0\t{i}.jpg".encode()).digest())
+    assert draw(["0.jpg", "4.jpg", "8.jpg"], np.zeros(3, int), shots=1).tolist() == [lowest // 4]
+
+
+def test_few_labels():
+    train, test = labelled(400, 0), labelled(300, 1)
+    one, five, tenth = (few_labels(train, test, **k) for k in ({"shots": 1}, {"shots": 5}, {"share": 0.1}))
+    assert one.value < five.value < linear(train, test).value + 0.02
+    assert len(one.draws) == 5 and one.value == pytest.approx(np.mean(one.draws), abs=1e-6)
+    assert "5 shots, 5 draws, n=20" in five.protocol and "10 % of labels, 5 draws" in tenth.protocol
+    # Student's t of five draws, and the items
+    spread = 2.776 * np.std(one.draws, ddof=1) / 5**0.5
+    assert one.interval() == pytest.approx(np.hypot(spread, 1.96 * one.items.std() / 300**0.5), rel=1e-3)
+    with pytest.raises(InputError, match="either"):
+        few_labels(train, test)
+
+
+def test_eleven_points():
+    # ranked: +, -, +, -: precisions 1, 1/2, 2/3, 1/2 at recalls 1/2, 1/2, 1, 1: 6 points of 1 and 5 of 2/3
+    relevant = np.array([True, False, True, False])
+    assert average_precision_11(np.array([4.0, 3, 2, 1]), relevant) == pytest.approx((6 + 5 * 2 / 3) / 11)
+
+    def voc_eval(scores, relevant):  # as in the development kit, and in py-faster-rcnn's voc_eval.py with use_07_metric
+        order = np.argsort(-scores)
+        tp, fp = np.cumsum(relevant[order]), np.cumsum(~relevant[order])
+        rec, prec = tp / relevant.sum(), tp / (tp + fp)
+        return sum(np.max(prec[rec >= t]) if np.sum(rec >= t) else 0 for t in np.arange(0.0, 1.1, 0.1)) / 11
+
+    random = np.random.default_rng(0)
+    for n in (7, 50, 333):
+        scores, relevant = random.normal(size=n), random.random(n) < 0.3
+        relevant[0] = True
+        assert average_precision_11(scores, relevant) == pytest.approx(voc_eval(scores, relevant), abs=1e-9)
