@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import hashlib
 import json
 import os
 from functools import cache
@@ -52,6 +53,25 @@ def resolve(name: str, *, license: str | None = None) -> EncoderSpec:
     if Path(name).is_dir():
         return hub.read_config(Path(name))
     raise _unknown(name, canonical)
+
+
+def of_checkpoint(path: Path) -> EncoderSpec | None:
+    """The known encoder whose published hash this checkpoint file has, with that file as its only checkpoint."""
+    sums: dict[str, str] = {}
+    for spec in known().values():
+        for checkpoint in spec.checkpoints:
+            algorithm, _, digits = checkpoint.hash.partition(":")
+            if not digits:
+                continue
+            if algorithm not in sums:
+                with path.open("rb") as file:
+                    sums[algorithm] = hashlib.file_digest(file, algorithm).hexdigest()
+            if sums[algorithm].startswith(digits):
+                exact = dataclasses.replace(
+                    checkpoint, hash=f"{algorithm}:{sums[algorithm]}", size_bytes=path.stat().st_size
+                )
+                return dataclasses.replace(spec, sources=(), checkpoints=(exact,), default=False)
+    return None
 
 
 def random_twin(spec: EncoderSpec, seed: int = 0) -> EncoderSpec:

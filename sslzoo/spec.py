@@ -20,7 +20,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_VAL = "ImageNet-1k val"
 
 # Raised whenever decoding changes the pixels of any file: vectors made before and after can't be compared.
-DECODE_POLICY = 1
+DECODE_POLICY = 2
 
 PERMISSIVE = frozenset({"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0"})
 
@@ -33,6 +33,8 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        if not isinstance(values, Mapping):
+            raise InputError(f"{cls.__name__} is {values!r}; it is a JSON object")
         known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         if unknown := sorted(set(values) - known):
             raise InputError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
@@ -106,7 +108,8 @@ class Geometry(Record):
 class ReportedScore(Record):
     """A score in [0, 1] with what is needed to compare it: data set, protocol, and the same backbone with random weights.
 
-    `interval` is half the width of the 95 % interval over the test items.
+    `interval` is half the width of the 95 % interval over the test items. `benchmark` names the data set as the Hub knows
+    it where it is one of its registered benchmarks: "ORG/DATASET:TASK".
     """
 
     dataset: str
@@ -117,6 +120,13 @@ class ReportedScore(Record):
     random_weights: float | None = None
     raw_pixels: float | None = None
     source: str = ""
+    benchmark: str = ""
+
+    def __post_init__(self) -> None:
+        if self.benchmark and not re.fullmatch(r"[\w.-]+/[\w.-]+:[\w.-]+", self.benchmark):
+            raise InputError(
+                f"benchmark is {self.benchmark!r}; write ORG/DATASET:TASK, as its eval.yaml on the Hub has it"
+            )
 
 
 @dataclass(frozen=True)
@@ -148,11 +158,23 @@ class Checkpoint(Record):
 
 
 @dataclass(frozen=True)
+class Head(Record):
+    """The linear ImageNet-1k classifier that the authors trained on the frozen features.
+
+    It lies in a `checkpoint` of its own, or in the encoder's where there is none. `sha256` is that of `head.safetensors`.
+    """
+
+    checkpoint: Checkpoint | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class EncoderSpec(Record):
     """One known encoder: one id is one set of weights.
 
     `sources` are model folders, tried in order ("package:NAME", "local-dir:PATH", "hf-hub:ORG/REPO@REVISION");
-    `checkpoints` are the authors' files of the same weights, tried after them. `sha256` is that of `model.safetensors`.
+    `checkpoints` are the authors' files of the same weights, tried after them. `sha256` and `size_bytes` are those of
+    `model.safetensors`; `head` is the authors' linear classifier, where one was published.
     `license` covers the weights, the stricter one where two statements contradict each other (`license_note` has both);
     `data_terms` says under which terms their training pictures stand. `default` marks the tag that answers to the bare
     name. `verified` is "none", "format" (the conversion was proven with the authors' code), or "online" (with the file).
@@ -168,6 +190,7 @@ class EncoderSpec(Record):
     sha256: str = ""
     size_bytes: int = 0
     checkpoints: tuple[Checkpoint, ...] = ()
+    head: Head | None = None
     license: str = ""
     license_note: str = ""
     data_terms: str = ""

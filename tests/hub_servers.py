@@ -82,15 +82,23 @@ def file_server(files, faults=None):
     return Handler
 
 
-def hub_server():
+def hub_server(faults=None):
     """Speaks as much of the Hub's protocol as push and load need: repositories, LFS, commits, resolve, revisions.
 
-    A token of "reader" may not write (403), one of "nobody" is not known (401). Commits are kept in memory.
+    A token of "reader" may not write (403), one of "nobody" is not known (401), "stranger" has not accepted the terms of
+    a gated repository (403). Commits are kept in memory. Each "cut" in `faults` ends one download of weights half-way.
     """
-    repos, blobs, log = {}, {}, []
+    faults = faults if faults is not None else []
+    repos, blobs, log, hidden = {}, {}, [], set()
+
+    def named(path):
+        """`/api/models/me/mine`, `/me/mine` or `/api/spaces/me/demo` as the repository's key."""
+        return path.removeprefix("/api").removeprefix("/models").strip("/")
 
     class Handler(Quiet):
         requests = log
+        contents = repos
+        private = hidden
 
         def body(self):
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -101,6 +109,8 @@ def hub_server():
                 self.json({"error": "unknown token"}, 401, X_Error_Message="Invalid credentials")
             elif token == "reader" and self.command in ("POST", "PUT"):
                 self.json({"error": "no right"}, 403, X_Error_Message="You may not write")
+            elif token == "stranger" and "/resolve/" in self.path:
+                self.json({"error": "gated"}, 403, X_Error_Code="GatedRepo", X_Error_Message="Access is restricted")
             else:
                 return False
             return True
@@ -114,15 +124,20 @@ def hub_server():
             if self.path == "/api/repos/create":
                 name = json.loads(body)
                 repo = f"{name.get('organization') or 'me'}/{name['name']}"
+                if name.get("type") == "space":
+                    assert name["sdk"] == "gradio"
+                    repo = f"spaces/{repo}"
                 if repo in repos:
                     return self.json({"url": f"{host}/{repo}", "name": repo}, 409)
                 repos[repo] = [("0" * 40, {})]
+                if name.get("private") or name.get("visibility") == "private":
+                    hidden.add(repo)
                 return self.json({"url": f"{host}/{repo}", "name": repo})
             if self.path == "/api/validate-yaml":
                 return self.json({"errors": [], "warnings": []})
             if "/preupload/" in self.path:
                 files = json.loads(body)["files"]
-                modes = [("lfs" if f["path"].endswith(".safetensors") else "regular") for f in files]
+                modes = [("lfs" if f["path"].endswith((".safetensors", ".jpg")) else "regular") for f in files]
                 return self.json(
                     {
                         "files": [
@@ -139,7 +154,7 @@ def hub_server():
                 ]
                 return self.json({"transfer": "basic", "objects": objects})
             if "/commit/" in self.path:
-                return self.commit(self.path.split("/commit/")[0].removeprefix("/api/models/"), body, host)
+                return self.commit(named(self.path.split("/commit/")[0]), body, host)
             return self.json({"error": "unknown"}, 404)
 
         def commit(self, repo, body, host):
@@ -170,14 +185,14 @@ def hub_server():
             if self.refused():
                 return None
             path = self.path.split("?")[0]
-            api = path.startswith("/api/models/")
+            api = path.startswith(("/api/models/", "/api/spaces/"))
             if api and "/revision/" not in path and "/tree/" not in path:
                 path += "/revision/main"
             for separator in ("/revision/", "/tree/", "/resolve/"):
                 if separator in path:
-                    repo, _, rest = path.removeprefix("/api/models").strip("/").partition(separator)
+                    repo, _, rest = path.partition(separator)
                     revision, _, name = rest.partition("/")
-                    return self.content(repo, revision, name, separator)
+                    return self.content(named(repo), revision, name, separator)
             return self.json({"error": "unknown"}, 404)
 
         do_HEAD = do_GET
@@ -197,7 +212,23 @@ def hub_server():
                 )
             if name not in files:
                 return self.json({"error": "no entry"}, 404, X_Error_Code="EntryNotFound", X_Repo_Commit=oid)
-            body = files[name]
-            return self.answer(200, body, X_Repo_Commit=oid, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
+            return self.resolve(files[name], oid, weights=name.endswith(".safetensors"))
+
+        def resolve(self, body, oid, *, weights):
+            start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            rest, code = body[start:], 206 if start else 200
+            headers = {
+                "X_Repo_Commit": oid,
+                "ETag": f'"{hashlib.sha256(body).hexdigest()}"',
+                "Content_Length": str(len(rest)),
+            }
+            if start:
+                headers["Content_Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            if weights and self.command == "GET" and faults and faults.pop(0) == "cut":
+                self.answer(code, rest[: len(rest) // 2], **headers)
+                self.wfile.flush()
+                self.close_connection = True
+                return None
+            return self.answer(code, rest, **headers)
 
     return Handler

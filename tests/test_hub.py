@@ -104,14 +104,108 @@ def test_a_card_is_what_the_hub_reads():
     assert {"simsiam", "resnet50"} <= set(data.tags)
     assert data.model_name == spec.name
     (result,) = data.eval_results
-    assert (result.dataset_name, result.metric_type, result.metric_value) == ("ImageNet-1k val", "linear_top1", 68.3)
+    assert (result.dataset_name, result.dataset_type) == ("ImageNet-1k val", "ILSVRC/imagenet-1k")
+    assert (result.metric_type, result.metric_value) == ("accuracy", 68.3)
+    assert result.metric_name.startswith("linear_top1")
+    assert (data.datasets, data.metrics) == (["ILSVRC/imagenet-1k"], ["accuracy"])
     assert "checkpoint_0099.pth.tar" in hub.card(spec)
 
 
-def test_torchvision_reads_the_same_file(model_folder):
+@pytest.fixture(scope="module", params=["simclr-r18", "random-r50"])
+def ours(request, tmp_path_factory):
+    """An encoder of ours and its model folder in fp32: the one in the package, and a ResNet-50."""
+    encoder = sslzoo.load(request.param, device="cpu")
+    folder = tmp_path_factory.mktemp("ours") / "m"
+    encoder.save_pretrained(folder)
+    return encoder, folder
+
+
+X = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+
+
+def test_timm_reads_the_same_file(ours):
+    import timm
+
+    encoder, folder = ours
+    path = folder / "model.safetensors"
+    network = timm.create_model(encoder.spec.backbone, num_classes=0, checkpoint_path=str(path)).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(network(X), encoder(X), rtol=1e-5, atol=1e-5)
+
+
+def test_timm_reads_the_file_inside_the_package():
+    import timm
+
+    encoder = sslzoo.load("simclr-r18", device="cpu")
+    path = hub.fetch(encoder.spec) / "model.safetensors"  # its kernels are fp16
+    network = timm.create_model("resnet18", num_classes=0, checkpoint_path=str(path)).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(network(X), encoder(X), rtol=1e-5, atol=1e-5)
+
+
+def test_torchvision_reads_the_same_file(ours):
     import torchvision
     from safetensors.torch import load_file
 
-    found = torchvision.models.resnet18().load_state_dict(load_file(model_folder / "model.safetensors"), strict=False)
+    encoder, folder = ours
+    network = getattr(torchvision.models, encoder.spec.backbone)()
+    network.fc = torch.nn.Identity()
+    found = network.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     assert found.unexpected_keys == []
-    assert {k for k in found.missing_keys if not k.endswith("num_batches_tracked")} == {"fc.weight", "fc.bias"}
+    assert all(k.endswith("num_batches_tracked") for k in found.missing_keys)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.eval()(X), encoder(X), rtol=1e-5, atol=1e-5)
+
+
+def test_shards_are_made_read_and_joined(model_folder, tmp_path, monkeypatch, capsys):
+    """`training export` on a model folder, both ways; the Hub's own reader of shards finds the same tensors."""
+    import sys
+
+    from safetensors.torch import load_file
+
+    from training import __main__ as cli
+
+    def export(*arguments):
+        monkeypatch.setattr(sys, "argv", ["training", "export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, capsys.readouterr().err
+
+    assert export(model_folder, "-o", tmp_path / "shards", "--shard-size", "15MB")[0] in (0, None)
+    shards = sorted((tmp_path / "shards").glob("*.safetensors"))
+    assert [p.name for p in shards] == [f"model-0000{i}-of-00004.safetensors" for i in (1, 2, 3, 4)]
+    assert all(p.stat().st_size <= 15e6 for p in shards)
+    index = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text())
+    whole = load_file(model_folder / "model.safetensors")
+    assert index["metadata"]["total_size"] == sum(v.nbytes for v in whole.values())
+    for path in shards:
+        for name, value in load_file(path).items():
+            assert index["weight_map"][name] == path.name
+            assert torch.equal(value, whole.pop(name))
+    assert not whole
+
+    encoder = sslzoo.load(str(tmp_path / "shards"), device="cpu")
+    assert encoder.space == sslzoo.load(str(model_folder), device="cpu").space
+    assert encoder.spec.size_bytes == sum(p.stat().st_size for p in shards)
+
+    assert export(tmp_path / "shards", "-o", tmp_path / "joined")[0] in (0, None)
+    for name in ("model.safetensors", "config.json", "README.md"):
+        assert (tmp_path / "joined" / name).read_bytes() == (model_folder / name).read_bytes()
+    code, err = export(model_folder, "-o", tmp_path / "x", "--shard-size", "15")
+    assert code == 1
+    assert "15MB" in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_encoder_that_is_not_published_yet_says_so():
+    spec = EncoderSpec("x-r18.y", "x", "resnet18", 512, Preprocess(96, 96), sha256="1" * 64)
+    with pytest.raises(WeightsError, match=r"x-r18\.y is known but not published yet"):
+        hub.fetch(spec)
+
+
+def test_entries_of_our_own_pin_their_weights():
+    from sslzoo import registry
+
+    ours = [spec for spec in registry.known().values() if not spec.checkpoints]
+    assert ours
+    assert all(len(spec.sha256) == 64 for spec in ours)

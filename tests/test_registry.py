@@ -102,6 +102,10 @@ def test_every_entry_of_the_zoo_is_what_it_says():
         assert all(c.format in convert.FORMATS for c in spec.checkpoints)
         assert all(c.url.startswith("https://") for c in spec.checkpoints)
         assert all(s.protocol and s.source for s in spec.scores)
+        # a whole commit id, or an abbreviated one with main as the mirror that answers where the Hub wants it whole
+        for c in (c for c in spec.checkpoints if "huggingface.co" in c.url):
+            revision = c.url.split("/resolve/")[1].split("/")[0]
+            assert len(revision) == 40 or "/resolve/main/" in spec.checkpoints[-1].url
     bare = {}
     for name, spec in registry.known().items():
         bare.setdefault(name.partition(".")[0], []).append(spec.default)
@@ -111,7 +115,12 @@ def test_every_entry_of_the_zoo_is_what_it_says():
 @pytest.mark.parametrize("backbone", sorted({spec.backbone for spec in registry.known().values()}))
 def test_every_backbone_of_the_zoo_can_be_built(backbone):
     with torch.device("meta"):  # the widest would take gigabytes
-        assert backbones.build(backbone).dim == feature_dim(backbone)
+        network = backbones.build(backbone)
+    assert network.dim == feature_dim(backbone)
+    values = sum(v.numel() for v in network.state_dict().values() if v.is_floating_point())
+    for spec in registry.known().values():
+        if spec.backbone == backbone and spec.checkpoints:  # in fp32, and the names
+            assert 4 * values < spec.size_bytes < 4 * values + 150_000
 
 
 def test_the_zoo_has_what_was_promised():

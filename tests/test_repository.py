@@ -16,8 +16,18 @@ from tests.hub_servers import hub_server, serving
 
 
 @pytest.fixture
-def server():
-    with serving(hub_server()) as url:
+def faults():
+    return []
+
+
+@pytest.fixture
+def handler(faults):
+    return hub_server(faults)
+
+
+@pytest.fixture
+def server(handler):
+    with serving(handler) as url:
         yield url
 
 
@@ -60,7 +70,7 @@ LOAD = (
 )
 
 
-def test_push_then_load(run, folder):
+def test_push_then_load(run, folder, handler):
     out = run("-m", "sslzoo", "push", folder, "me/mine")
     name = out.split("sslzoo.load('")[1].split("'")[0]
     assert name.startswith("hf-hub:me/mine@")
@@ -70,6 +80,8 @@ def test_push_then_load(run, folder):
     assert run("-c", LOAD, name, HF_HUB_OFFLINE="1").split()[1] == sha256  # from the cache
     assert json.loads(run("-m", "sslzoo", "show", name, "--json"))["sources"] == [name]
     run("-m", "sslzoo", "push", folder, "me/mine")  # once more, onto itself
+    run("-m", "sslzoo", "push", folder, "me/secret", "--private")
+    assert handler.private == {"me/secret"}
 
 
 def test_an_encoder_in_memory(run, tmp_path):
@@ -98,6 +110,44 @@ def test_what_is_not_there(run, folder):
     assert "can't be reached" in run("-m", "sslzoo", "show", "hf-hub:me/nothing", ok=False, HF_HUB_OFFLINE="1")
 
 
+@pytest.mark.parametrize("cuts", [1, 30])
+def test_an_interrupted_download_goes_on(run, folder, faults, cuts):
+    name = run("-m", "sslzoo", "push", folder, "me/mine").split("sslzoo.load('")[1].split("'")[0]
+    faults += ["cut"] * cuts
+    if cuts > 1:  # the client gives up: nothing half-written is taken for the weights
+        err = run("-m", "sslzoo", "pull", name, ok=False)
+        assert "me/mine" in err
+        assert "the same command" in err
+        faults.clear()
+    assert run("-c", LOAD, name).split()[0] == "random-r18"
+
+
+@pytest.mark.parametrize(
+    ("token", "message"), [("stranger", "is gated; accept its terms"), ("nobody", "hf auth login")]
+)
+def test_reading_without_permission(run, folder, token, message):
+    run("-m", "sslzoo", "push", folder, "me/mine")
+    err = run("-m", "sslzoo", "pull", "hf-hub:me/mine", ok=False, HF_TOKEN=token)
+    assert message in err
+    assert "hf auth login" in err
+
+
+def test_a_hub_without_xet_is_named(run, folder):
+    """The client chooses Xet by itself where its package is installed; a self-hosted Hub may not speak it."""
+    pytest.importorskip("hf_xet", reason="the client has no Xet without it")
+    err = run("-m", "sslzoo", "push", folder, "me/mine", ok=False, HF_HUB_DISABLE_XET="0")
+    assert "HF_HUB_DISABLE_XET=1" in err
+
+
+def test_shards_both_ways(run, folder, tmp_path):
+    from training.export import repack
+
+    repack(folder, tmp_path / "shards", shard_size="20MB")
+    assert len(list((tmp_path / "shards").glob("model-0000?-of-00003.safetensors"))) == 3
+    run("-m", "sslzoo", "push", tmp_path / "shards", "me/shards")
+    assert run("-c", LOAD, "hf-hub:me/shards").split()[0] == "random-r18"
+
+
 def test_weights_that_are_not_the_configs_are_refused(run, folder):
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-5] ^= 1
@@ -120,3 +170,41 @@ def test_a_license_must_be_stated_and_kept(config, card, message, folder):
     (folder / "README.md").write_text(f"---\nlicense: {card}\n---\n" if card else "# mine\n")
     with pytest.raises(InputError, match=message):
         hub.push(folder, "me/mine", dry_run=True)
+
+
+def test_a_non_commercial_label_and_the_authors_stay_on_the_card(folder):
+    values = json.loads((folder / "config.json").read_text())
+    origin = {"url": "https://example.org/authors.pth", "format": "moco"}
+    (folder / "config.json").write_text(json.dumps(values | {"license": "cc-by-nc-4.0", "checkpoints": [origin]}))
+    spec = hub.read_config(folder)
+    (folder / "README.md").write_text(hub.card(spec))
+    assert "(cc-by-nc-4.0)" in hub.push(folder, "me/mine", dry_run=True).lines[0]
+    (folder / "README.md").write_text(hub.card(spec).replace("https://example.org/authors.pth", "somewhere"))
+    with pytest.raises(InputError, match=r"doesn't say that the weights come from https://example\.org/authors\.pth"):
+        hub.push(folder, "me/mine", dry_run=True)
+
+
+def test_an_abbreviated_revision_becomes_the_whole_commit(run, folder, handler):
+    """What `verify` writes for authors' files on the Hub; other addresses, and all of them offline, stay as they are."""
+    run("-m", "sslzoo", "push", folder, "me/mine")
+    oid = handler.contents["me/mine"][-1][0]
+    code = "import sys; from sslzoo import hub; print(*(hub.pinned_url(url) for url in sys.argv[1:]))"
+    place = "https://huggingface.co/me/mine/resolve"
+    elsewhere = "https://example.org/resolve/main/x"
+    out = run("-c", code, f"{place}/main/model.safetensors", elsewhere)
+    assert out.split() == [f"{place}/{oid}/model.safetensors", elsewhere]
+    out = run("-c", code, f"{place}/main/model.safetensors", HF_HUB_OFFLINE="1")
+    assert out.split() == [f"{place}/main/model.safetensors"]
+    assert "doesn't exist" in run(
+        "-c", EXPLAIN, "https://huggingface.co/me/nothing/resolve/main/model.safetensors", ok=False
+    )
+
+
+EXPLAIN = """
+import sys
+from sslzoo import WeightsError, hub
+try:
+    hub.pinned_url(sys.argv[1])
+except WeightsError as error:
+    sys.exit(str(error))
+"""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from sslzoo.convert import (
@@ -28,7 +29,7 @@ from sslzoo.convert import (
     torchvision,
     vissl,
 )
-from sslzoo.convert.layout import Layout, check, encoder_tensors, identify
+from sslzoo.convert.layout import Layout, State, check, encoder_tensors, identify, linear_head
 from sslzoo.convert.read import read_checkpoint
 from sslzoo.errors import InputError, WeightsError
 from sslzoo.spec import Checkpoint, EncoderSpec, feature_dim
@@ -53,16 +54,22 @@ FORMATS: dict[str, Layout] = {
         simclr.V1,
     )
 }
+# What may hold a linear classifier: any of these, or a file of nothing else.
+HEAD_FORMATS = FORMATS | {swav.LINEAR.name: swav.LINEAR}
 
 
 @dataclass(frozen=True)
 class Converted:
-    """An encoder out of a checkpoint: its tensors by torchvision's names, its spec, the format, and what was dropped."""
+    """An encoder out of a checkpoint: its tensors by torchvision's names, its spec, the format, and what was dropped.
+
+    `head` is the trained linear classifier beside it (`weight`, `bias`), empty where the file has none.
+    """
 
     tensors: dict[str, NDArray[Any]]
     spec: EncoderSpec
     format: str
     dropped: list[str]
+    head: dict[str, NDArray[Any]]
 
 
 def convert(
@@ -94,7 +101,26 @@ def convert(
             f"{path} holds a {backbone} where {spec.name} is a {spec.backbone}; see: sslzoo show {spec.name}"
         )
     check(tensors, backbone, spec.geometry)
-    return Converted(tensors, spec, layout.name, dropped)
+    return Converted(tensors, spec, layout.name, dropped, linear_head(layout, checkpoint))
+
+
+def convert_head(path: Path, encoder: State, spec: EncoderSpec, *, format: str = "auto") -> dict[str, NDArray[Any]]:
+    """The linear classifier in a file of its own: `weight` float32 `[classes, dim]`, `bias` float32 `[classes]`.
+
+    Where the file holds the network too, its tensors must be those of `encoder`. Raises WeightsError when they aren't,
+    or there is no classifier of this width.
+    """
+    checkpoint = read_checkpoint(path)
+    layout = detect(checkpoint) if format == "auto" else HEAD_FORMATS[format]
+    head = linear_head(layout, checkpoint)
+    if not head or head["weight"].shape[1] != spec.dim or head["bias"].shape != head["weight"].shape[:1]:
+        raise WeightsError(f"{path} holds no linear classifier of {spec.dim} features in the format {layout.name}")
+    if layout.encoder + layout.stem in layout.state(checkpoint):
+        theirs, _ = encoder_tensors(layout, checkpoint)
+        for name in sorted(theirs.keys() | encoder.keys()):
+            if name not in theirs or name not in encoder or not np.array_equal(theirs[name], encoder[name]):
+                raise WeightsError(f"the classifier in {path} was trained on another network than {spec.name}: {name}")
+    return head
 
 
 def detect(checkpoint: Any) -> Layout:

@@ -10,7 +10,7 @@ from sslzoo.convert.layout import Layout, State
 from sslzoo.spec import Geometry, Preprocess
 
 # Haiku's name of an entry within its module, and torch's.
-PARAMETERS = {"w": "weight", "scale": "weight", "offset": "bias"}
+PARAMETERS = {"w": "weight", "b": "bias", "scale": "weight", "offset": "bias"}
 AVERAGES = {"mean_ema": "running_mean", "var_ema": "running_var"}
 HEADS = ("projector/", "predictor/", "classifier/")
 
@@ -40,9 +40,12 @@ def _path(module: str) -> str:
 
 
 def _torch_axes(value: NDArray[Any]) -> NDArray[Any]:
-    """Haiku's kernels are [height, width, in, out], torch's [out, in, height, width]; BN vectors come as [1, 1, 1, c]."""
+    """Haiku's kernels are [height, width, in, out], torch's [out, in, height, width]; linear ones [in, out] and
+    [out, in]; BN vectors come as [1, 1, 1, c]."""
     if value.ndim == 4 and value.shape[:3] == (1, 1, 1):
         return value.reshape(-1)
+    if value.ndim == 2:  # the linear layers of the heads
+        return np.ascontiguousarray(value.T)
     return np.ascontiguousarray(value.transpose(3, 2, 0, 1)) if value.ndim == 4 else value
 
 
@@ -70,6 +73,7 @@ LAYOUT = Layout(
         (r"/", "."),
     ),
     method="byol",
+    linear="classifier/",
     preprocess=Preprocess(resize=256, size=224, interpolation="bicubic"),
     geometry=Geometry(padding="same"),
 )

@@ -45,6 +45,7 @@ class Layout:
     `encoder` stands before the encoder's own names, `heads` are beginnings of names that are dropped (they are looked
     at first), and `renames` are regular expressions that lead to torchvision's names. A file is recognised when it has
     the encoder's `stem` and a name that starts with one of `needs`. `state` finds names and tensors in the file.
+    `linear` stands before the weight (and, but for `linear_bias`, the bias) of a trained ImageNet classifier.
     """
 
     name: str
@@ -58,6 +59,8 @@ class Layout:
     preprocess: Preprocess = IMAGENET
     geometry: Geometry = TORCHVISION
     cifar_stem: str = "cifar"  # which of the two 3x3 stems this format's authors use
+    linear: str = ""
+    linear_bias: bool = True
 
     def recognises(self, checkpoint: Any) -> bool:
         """Whether the file looks like this format."""
@@ -97,13 +100,26 @@ def encoder_tensors(
     return tensors, dropped
 
 
+def linear_head(layout: Layout, checkpoint: Any) -> dict[str, NDArray[np.float32]]:
+    """The linear classifier in the file, `weight` `[classes, dim]` and `bias` `[classes]`; empty where there is none."""
+    state = layout.state(checkpoint)
+    weight, bias = (state.get(f"{layout.linear}{name}") for name in ("weight", "bias"))
+    if not layout.linear or weight is None or np.ndim(weight) != 2:
+        return {}
+    rows = np.asarray(_array(weight), np.float32)
+    if bias is None or not layout.linear_bias:
+        return {"weight": rows, "bias": np.zeros(len(rows), np.float32)}
+    return {"weight": rows, "bias": np.asarray(_array(bias), np.float32).reshape(-1)}
+
+
 def identify(tensors: Mapping[str, NDArray[Any]], layout: Layout) -> tuple[str, str]:
     """The backbone and stem that these names and shapes are; raises WeightsError where they are no ResNet of ours."""
-    from sslzoo.backbones.resnet import ARCHITECTURES, STAGES, BasicBlock
+    from sslzoo.architectures import RESNETS
+    from sslzoo.backbones.resnet import STAGES
 
     blocks = tuple(len({n.split(".")[1] for n in tensors if n.startswith(f"{stage}.")}) for stage in STAGES)
     basic = "layer1.0.conv3.weight" not in tensors
-    found = [n for n, (block, depths) in ARCHITECTURES.items() if depths == blocks and (block is BasicBlock) == basic]
+    found = [n for n, (bottleneck, depths) in RESNETS.items() if depths == blocks and bottleneck != basic]
     stem = tensors.get("conv1.weight")
     if not found or stem is None or stem.ndim != 4 or stem.shape[0] % 64:
         raise WeightsError(f"this is no ResNet: {blocks} blocks, first names {', '.join(sorted(tensors)[:3])}")

@@ -19,4 +19,5 @@ LAYOUT = Layout(
         "key_",
     ),
     needs=HEADS,
+    linear="online_classifier.classification_head.",
 )

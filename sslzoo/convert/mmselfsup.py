@@ -36,4 +36,5 @@ LAYOUT = Layout(
     heads=(*HEADS, "data_preprocessor.", "queue"),
     needs=(*HEADS, "data_preprocessor."),
     state=_checked,
+    linear="head.fc.",
 )

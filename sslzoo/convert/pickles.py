@@ -6,6 +6,7 @@ Pickles name functions and call them, so a bare `pickle.load` of somebody's chec
 from __future__ import annotations
 
 import pickle
+import re
 from collections import OrderedDict
 from typing import IO, Any
 
@@ -49,11 +50,48 @@ def _dill_array(make: Any, arguments: Any, state: Any, *_: Any) -> Any:
     return array
 
 
+class _Dtype:
+    """A dtype of plain numbers; that of Python objects, whose arrays hold pointers, is refused."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        self.code, self.order = str(name).lstrip("<>|="), "="
+        if not re.fullmatch(r"[biufc]\d{1,2}|\?", self.code):
+            raise WeightsError(
+                f"the pickle asks for an array of {str(name)[:40]!r}, which no checkpoint needs; it is refused"
+            )
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = "=" if state[1] in ("|", "=") else str(state[1])  # all else is derived from the code
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        return np.dtype(self.code).newbyteorder(self.order)  # type: ignore[arg-type]
+
+
+class _Array(np.ndarray[Any, Any]):
+    """An array made from a dtype of numbers and exactly its bytes."""
+
+    def __setstate__(self, state: Any) -> None:
+        *version, shape, dtype, fortran, raw = state
+        if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes):
+            raise WeightsError("the pickle holds an array that is not one of numbers; it is refused")
+        super().__setstate__((*version, shape, dtype.numpy, fortran, raw))
+
+
+def _empty_array(*_: Any) -> _Array:
+    """What numpy's `_reconstruct` is here: an empty array, whose content comes with its state."""
+    return np.ndarray.__new__(_Array, (0,), np.int8)
+
+
+def _not_called(*_: Any, **__: Any) -> Any:
+    """What `numpy.ndarray` is here: a name that `_reconstruct` is given; called by itself it could forge any content."""
+    raise WeightsError("the pickle makes an array by hand, which no checkpoint needs; it is refused")
+
+
 def _numpy_globals() -> dict[str, Any]:
-    arrays = np.array(0).__reduce__()[0]  # numpy's own function that makes an empty array, wherever this version has it
-    names: dict[str, Any] = {"numpy.dtype": np.dtype, "numpy.ndarray": np.ndarray}
+    names: dict[str, Any] = {"numpy.dtype": _Dtype, "numpy.ndarray": _not_called}
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        names |= {f"{module}._reconstruct": arrays, f"{module}.scalar": Ignored}
+        names |= {f"{module}._reconstruct": _empty_array, f"{module}.scalar": Ignored}
     return names
 
 

@@ -1,7 +1,7 @@
 """Google's SimCLR through its two PyTorch ports: v1 (tonylins/simclr-converter) and v2 (Separius/SimCLRv2-Pytorch).
 
 Both feed images in [0, 1] without mean and std, and TensorFlow pads the max-pool at its end only. The linear head of the
-v1 files has a random bias (the port sets it on the wrong object), so it is of no use.
+v1 files has a random bias (the port sets it on the wrong object), so only its weight is used.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,15 @@ PLAIN = Preprocess(resize=256, size=224, interpolation="bicubic", mean=(0.0, 0.0
 SAME_POOL = Geometry(padding="same-pool")
 
 # The names are torchvision's, so nothing tells such a file from any other: it must be named, and is never guessed.
-V1 = Layout("simclr-v1", heads=("fc.",), method="simclr", preprocess=PLAIN, geometry=SAME_POOL)
+V1 = Layout(
+    "simclr-v1",
+    heads=("fc.",),
+    method="simclr",
+    preprocess=PLAIN,
+    geometry=SAME_POOL,
+    linear="fc.",
+    linear_bias=False,
+)
 
 
 def _resnet(checkpoint: Any) -> State:
@@ -40,6 +48,7 @@ V2 = Layout(
         (r"\.net\.4\.", ".conv3."),
         (r"\.net\.5\.0\.", ".bn3."),
     ),
+    linear="fc.",
     method="simclrv2",
     preprocess=PLAIN,
     geometry=SAME_POOL,

@@ -16,5 +16,12 @@ HEADS = (
     "mlp.",
 )
 
-LAYOUT = Layout("solo-learn", encoder="backbone.", heads=HEADS, needs=("classifier.",), cifar_stem="cifar-pad2")
+LAYOUT = Layout(
+    "solo-learn",
+    encoder="backbone.",
+    heads=HEADS,
+    needs=("classifier.",),
+    cifar_stem="cifar-pad2",
+    linear="classifier.",
+)
 OLD = dataclasses.replace(LAYOUT, name="solo-learn-old", encoder="encoder.")

@@ -3,6 +3,9 @@
 from sslzoo.convert.layout import Layout
 from sslzoo.spec import Preprocess
 
+# the file of the authors' linear probe (eval_linear.py) holds nothing else
+LINEAR = Layout("swav-linear", linear="linear.")
+
 LAYOUT = Layout(
     "swav",
     heads=("projection_head.", "prototypes."),

@@ -2,6 +2,6 @@
 
 from sslzoo.convert.layout import Layout
 
-LAYOUT = Layout("torchvision", heads=("fc.",))
+LAYOUT = Layout("torchvision", heads=("fc.",), linear="fc.")
 # the full checkpoints of Barlow Twins and VICReg, and of many training scripts
 BACKBONE = Layout("backbone", encoder="backbone.", heads=("backbone.fc.", "projector.", "bn."))

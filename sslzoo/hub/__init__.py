@@ -6,20 +6,25 @@ converted once and cached.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from sslzoo import architectures
 from sslzoo.errors import WeightsError
-from sslzoo.hub import cache, repository
+from sslzoo.hub import cache, folder, repository
+from sslzoo.hub.cache import CONVERSION, pinned_url
+from sslzoo.hub.card import HERE, card, example, metadata
 from sslzoo.hub.folder import (
     CARD,
     CONFIG,
+    HEAD,
     WEIGHTS,
     Tensors,
-    card,
+    check_weights,
     digest,
     read_config,
     read_weights,
@@ -27,27 +32,39 @@ from sslzoo.hub.folder import (
     weight_files,
     weights_sha256,
     write,
+    write_texts,
 )
-from sslzoo.hub.repository import HUB_PREFIX, push
+from sslzoo.hub.repository import HUB_PREFIX, push, push_space
 from sslzoo.spec import EncoderSpec
+from sslzoo.user_cache import keep, user_cache
 
 __all__ = [
     "CARD",
     "CONFIG",
+    "CONVERSION",
+    "HEAD",
+    "HERE",
     "PACKAGE",
     "WEIGHTS",
     "Tensors",
     "card",
     "describe",
     "digest",
+    "example",
     "fetch",
     "is_cached",
+    "metadata",
+    "pinned_url",
     "push",
+    "push_space",
     "read",
     "read_config",
+    "read_head",
     "sha256",
+    "weights_digest",
     "weights_sha256",
     "write",
+    "write_texts",
 ]
 
 PACKAGE = Path(__file__).parent.parent / "weights"
@@ -61,15 +78,17 @@ def fetch(spec: EncoderSpec) -> Path:
     causes = []
     for source in spec.sources:
         try:
-            folder = _folder(source)
+            found = _folder(source)
         except WeightsError as error:
             causes.append(str(error))
             continue
-        if folder is not None and weight_files(folder):
-            return folder
+        if found is not None and weight_files(found):
+            return found
     if spec.checkpoints:
         return cache.converted(spec)
-    tried = "; ".join(causes) or ", ".join(spec.sources) or "it has no source"
+    if not spec.sources:
+        raise WeightsError(f"{spec.name} is known but not published yet; for those that can be had see: sslzoo models")
+    tried = "; ".join(causes) or ", ".join(spec.sources)
     raise WeightsError(f"no weights of {spec.name} could be had (tried: {tried}); see: sslzoo show {spec.name}")
 
 
@@ -78,8 +97,38 @@ def read(spec: EncoderSpec) -> dict[str, NDArray[Any]]:
 
     Where the spec pins nothing (others' weights, before their first use), the cached folder's own pin is compared.
     """
+    tensors = read_weights(*_pinned(spec))
+    architectures.check(spec, tensors)
+    return tensors
+
+
+def weights_digest(spec: EncoderSpec) -> str:
+    """The `digest` of an encoder's weights, whose file is checked; it is remembered by the file's sha256."""
+    path = user_cache() / "digest" / f"{check_weights(*_pinned(spec))}.txt"
+    with contextlib.suppress(OSError):
+        if len(known := path.read_text()) == 64:
+            return known
+    found = digest(read(spec))
+    keep(path, found.encode())
+    return found
+
+
+def _pinned(spec: EncoderSpec) -> tuple[Path, EncoderSpec]:
+    """The model folder, and the spec that says what its weights must be."""
     folder = fetch(spec)
-    return read_weights(folder, spec if spec.sha256 or not spec.checkpoints else read_config(folder))
+    return folder, spec if spec.sha256 or not spec.checkpoints else read_config(folder)
+
+
+def read_head(spec: EncoderSpec) -> dict[str, NDArray[Any]]:
+    """The linear classifier that the encoder's authors published: `weight` float32 `[classes, dim]`, `bias` `[classes]`.
+
+    It is downloaded when it is first asked for, unless the encoder's own file holds it. Raises WeightsError where none
+    was published.
+    """
+    place = fetch(spec)
+    if not (place / HEAD).is_file():
+        cache.add_head(place, spec)
+    return folder.read_head(place, spec if spec.head and spec.head.sha256 else read_config(place))
 
 
 def describe(name: str) -> EncoderSpec:

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from sslzoo.errors import WeightsError
+from sslzoo.errors import SslzooError, WeightsError
 from sslzoo.hub import folder as model_folder
+from sslzoo.hub.card import card
 from sslzoo.hub.download import download
-from sslzoo.spec import Checkpoint, EncoderSpec
+from sslzoo.hub.repository import commit_of
+from sslzoo.spec import Checkpoint, EncoderSpec, Head
+
+if TYPE_CHECKING:
+    from sslzoo.convert import Converted
 
 HUB = "https://huggingface.co"
+CONVERSION = "conversion.json"  # beside a converted model: its file's format, and the entries that were left out
 
 
 def home() -> Path:
@@ -57,56 +65,102 @@ def converted(spec: EncoderSpec) -> Path:
         raise WeightsError(
             f"HF_HUB_OFFLINE is set and {spec.name} is not in {home()}; unset it and type: sslzoo pull {spec.name}"
         )
-    from sslzoo.convert import convert
-
     target = home() / "models" / spec.name
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{spec.name}.lock")):
         if found := cached(spec):  # another process was quicker
             return found
-        checkpoint, file = _first(spec)
-        made = convert(file, format=checkpoint.format, spec=spec, drop=checkpoint.drop)
-        exact = dataclasses.replace(
-            checkpoint, hash=f"sha256:{model_folder.sha256(file)}", size_bytes=file.stat().st_size
-        )
-        full = dataclasses.replace(spec, sources=(), checkpoints=(exact,))
+        checkpoint, file, made = _first(spec)
+        full = dataclasses.replace(spec, sources=(), checkpoints=(_exact(checkpoint, file),))
         shutil.rmtree(target, ignore_errors=True)  # what an older pin left there
-        written = model_folder.write(target, full, made.tensors, model_folder.card(full))
+        within = spec.head is not None and spec.head.checkpoint is None  # the authors' classifier is in the same file
+        head = made.head if within else None
+        written = model_folder.write(target, full, made.tensors, card(full), head=head)
         if spec.sha256 and written.sha256 != spec.sha256:
             shutil.rmtree(target)
             raise WeightsError(f"{checkpoint.url} gives other weights than {spec.name}'s; see: sslzoo show {spec.name}")
+        facts = {"format": made.format, "dropped": made.dropped}
+        (target / CONVERSION).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         file.unlink()
     return target
 
 
-def _first(spec: EncoderSpec) -> tuple[Checkpoint, Path]:
-    """The first checkpoint that can be had, downloaded and compared with its pin."""
+def add_head(target: Path, spec: EncoderSpec) -> None:
+    """Gets the authors' linear classifier and puts it into the encoder's model folder in the cache.
+
+    Raises WeightsError where none was published, or the file isn't the classifier of these weights.
+    """
+    if spec.head is None:
+        raise WeightsError(f"no linear classifier was published with {spec.name}; see: sslzoo show {spec.name}")
+    if spec.head.checkpoint is None or target.parent != home() / "models":
+        raise WeightsError(f"{target} lacks {model_folder.HEAD}, the authors' classifier; get the model folder again")
+    if offline():
+        raise WeightsError(
+            f"HF_HUB_OFFLINE is set and the classifier of {spec.name} is not in {target}; unset it and try again"
+        )
+    from sslzoo.convert import convert_head
+
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        config = model_folder.read_config(target)
+        file = _get(spec.head.checkpoint)
+        weights = model_folder.read_weights(target, config)
+        try:
+            head = convert_head(file, weights, spec, format=spec.head.checkpoint.format)
+        except SslzooError:
+            file.unlink()
+            raise
+        _pin(spec.head.checkpoint.url, file)
+        model_folder.save(head, target / model_folder.HEAD)
+        pinned = Head(_exact(spec.head.checkpoint, file), model_folder.sha256(target / model_folder.HEAD))
+        model_folder.write_config(target, dataclasses.replace(config, sources=(), head=pinned))
+        file.unlink()
+
+
+def _exact(checkpoint: Checkpoint, file: Path) -> Checkpoint:
+    """The checkpoint with the whole hash and the size of the file that it turned out to be."""
+    return dataclasses.replace(checkpoint, hash=f"sha256:{model_folder.sha256(file)}", size_bytes=file.stat().st_size)
+
+
+def _get(checkpoint: Checkpoint) -> Path:
+    """A checkpoint's file, downloaded and compared with its pin."""
+    name = checkpoint.url.rpartition("/")[2]
+    path = home() / "downloads" / f"{_key(checkpoint.url)}-{name}"
+    download(_address(checkpoint.url), path, expected=checkpoint.hash, size=checkpoint.size_bytes)
+    _compare(checkpoint.url, path)
+    return path
+
+
+def _first(spec: EncoderSpec) -> tuple[Checkpoint, Path, Converted]:
+    """The first checkpoint that can be had and converted, its file, and what it holds.
+
+    A file is pinned once it has proved to be the checkpoint: a login page that came in its place leaves nothing.
+    """
+    from sslzoo.convert import convert
+
     if not spec.permissive:
         print(f"{spec.name}: license {spec.license}. {spec.license_note}".rstrip(), file=sys.stderr)
     causes = []
     for checkpoint in spec.checkpoints:
-        name = checkpoint.url.rpartition("/")[2]
-        path = home() / "downloads" / f"{_key(checkpoint.url)}-{name}"
         try:
-            download(_address(checkpoint.url), path, expected=checkpoint.hash, size=checkpoint.size_bytes)
-            _pin(checkpoint.url, path)
+            path = _get(checkpoint)
         except WeightsError as error:
             causes.append(str(error))
-        else:
-            return checkpoint, path
+            continue
+        try:
+            made = convert(path, format=checkpoint.format, spec=spec, drop=checkpoint.drop)
+        except SslzooError as error:
+            path.unlink()
+            causes.append(f"{checkpoint.url}: {error}")
+            continue
+        _pin(checkpoint.url, path)
+        return checkpoint, path, made
     raise WeightsError(f"no weights of {spec.name} could be had: {'; '.join(causes)}")
 
 
-def _pin(url: str, path: Path) -> None:
-    """Remembers a file's sha256 by its address, or raises WeightsError when another one was remembered."""
-    pin = home() / "pins" / _key(url)
-    actual = model_folder.sha256(path)
-    if not pin.is_file():
-        pin.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pin.with_name(f"{pin.name}.{os.getpid()}")
-        temporary.write_text(f"{actual}  {url}\n", encoding="utf-8")
-        os.replace(temporary, pin)
-    elif (known := pin.read_text(encoding="utf-8").split()[0]) != actual:
+def _compare(url: str, path: Path) -> None:
+    """Raises WeightsError, and removes the file, when another one was pinned at this address."""
+    pin, actual = home() / "pins" / _key(url), model_folder.sha256(path)
+    if pin.is_file() and (known := pin.read_text(encoding="utf-8").split()[0]) != actual:
         path.unlink()
         raise WeightsError(
             f"{url} has changed since it was first used: its sha256 was {known[:16]}… and is {actual[:16]}…; "
@@ -114,8 +168,25 @@ def _pin(url: str, path: Path) -> None:
         )
 
 
+def _pin(url: str, path: Path) -> None:
+    """Remembers a file's sha256 by its address."""
+    pin = home() / "pins" / _key(url)
+    pin.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pin.with_name(f"{pin.name}.{os.getpid()}")
+    temporary.write_text(f"{model_folder.sha256(path)}  {url}\n", encoding="utf-8")
+    os.replace(temporary, pin)
+
+
 def _key(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def pinned_url(url: str) -> str:
+    """An address on the Hub with its revision as a whole commit id, as the Hub tells it now; any other as it is."""
+    parts = url.partition("/resolve/")
+    if offline() or not url.startswith(f"{HUB}/") or not parts[1]:
+        return url
+    return f"{parts[0]}/resolve/{commit_of(_address(url))}/{parts[2].partition('/')[2]}"
 
 
 def _address(url: str) -> str:

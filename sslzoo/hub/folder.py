@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslzoo.errors import InputError, OutputExists, WeightsError
-from sslzoo.spec import EncoderSpec
+from sslzoo.hub.card import benchmark_results
+from sslzoo.spec import EncoderSpec, Head
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 CARD = "README.md"
+HEAD = "head.safetensors"
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -46,6 +48,15 @@ def read_weights(folder: Path, spec: EncoderSpec) -> dict[str, NDArray[Any]]:
     import safetensors
     from safetensors.numpy import load_file
 
+    check_weights(folder, spec)
+    try:
+        return {name: value for path in weight_files(folder) for name, value in load_file(path).items()}
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{folder / WEIGHTS} can't be read ({error}); get the model folder again") from None
+
+
+def check_weights(folder: Path, spec: EncoderSpec) -> str:
+    """The sha256 of a model folder's weights; raises WeightsError unless it is the one that the spec pins."""
     if not spec.sha256:
         raise WeightsError(
             f"{spec.name} states no sha256 for {folder / WEIGHTS}; write the model folder again to pin it"
@@ -55,10 +66,21 @@ def read_weights(folder: Path, spec: EncoderSpec) -> dict[str, NDArray[Any]]:
             f"{folder / WEIGHTS} is damaged or was exchanged: its sha256 is {actual[:16]}… and {spec.name} has "
             f"{spec.sha256[:16]}…; get the model folder (or reinstall sslzoo) again"
         )
-    try:
-        return {name: value for path in weight_files(folder) for name, value in load_file(path).items()}
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"{folder / WEIGHTS} can't be read ({error}); get the model folder again") from None
+    return actual
+
+
+def read_head(folder: Path, spec: EncoderSpec) -> dict[str, NDArray[Any]]:
+    """The linear classifier of a model folder, `weight` and `bias`; raises WeightsError when it isn't the pinned one."""
+    from safetensors.numpy import load_file
+
+    path = folder / HEAD
+    pinned = spec.head.sha256 if spec.head else ""
+    if (actual := sha256(path)) != pinned:
+        raise WeightsError(
+            f"{path} is damaged or was exchanged: its sha256 is {actual[:16]}… and {spec.name} has "
+            f"{pinned[:16] or 'none'}…; get the model folder again"
+        )
+    return load_file(path)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -81,24 +103,88 @@ def weights_sha256(folder: Path) -> str:
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(f"{s}\n" for s in sums).encode()).hexdigest()
 
 
-def write(folder: Path, spec: EncoderSpec, tensors: Tensors, card: str) -> EncoderSpec:
-    """Writes a model folder and returns its spec with hash and size; raises OutputExists rather than replace anything."""
-    from safetensors.numpy import save_file
+def write(
+    folder: Path,
+    spec: EncoderSpec,
+    tensors: Tensors,
+    card: str,
+    *,
+    head: Tensors | None = None,
+    shard_size: str = "",
+) -> EncoderSpec:
+    """Writes a model folder and returns its spec with hash and size; raises OutputExists rather than replace anything.
 
+    `head` is a linear classifier for `head.safetensors`. With `shard_size`, such as "15MB", no file of weights is larger
+    and they lie as the Hub lays out shards; else there is one file.
+    """
     if folder.exists():
         raise OutputExists(f"{folder} already exists; remove it or choose another output")
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     weights = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})  # one entry: the order of more isn't stable
-    path = temporary / WEIGHTS
-    path.chmod(0o644)  # safetensors makes it readable for its owner only
-    spec = dataclasses.replace(spec, sources=(), sha256=sha256(path), size_bytes=path.stat().st_size)
-    (temporary / CONFIG).write_text(spec.to_json(), encoding="utf-8")
-    (temporary / CARD).write_text(card, encoding="utf-8")
+    parts = _shards(weights, shard_size)
+    for name, part in parts.items():
+        save(part, temporary / name)
+    files = [temporary / name for name in parts]
+    if len(files) > 1:
+        places = {key: name for name, part in parts.items() for key in part}
+        index = {"metadata": {"total_size": sum(v.nbytes for v in weights.values())}, "weight_map": places}
+        (temporary / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    spec = dataclasses.replace(
+        spec, sources=(), sha256=weights_sha256(temporary), size_bytes=sum(path.stat().st_size for path in files)
+    )
+    if head:
+        save(head, temporary / HEAD)
+        checkpoint = spec.head.checkpoint if spec.head else None
+        spec = dataclasses.replace(spec, head=Head(checkpoint, sha256(temporary / HEAD)))
+    write_texts(temporary, spec, card)
     os.replace(temporary, folder)
     return spec
+
+
+def write_texts(folder: Path, spec: EncoderSpec, card: str) -> None:
+    """Writes what stands beside the weights: `config.json`, the card, and the results on the Hub's benchmarks."""
+    write_config(folder, spec)
+    (folder / CARD).write_text(card, encoding="utf-8")
+    for name, text in benchmark_results(spec).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def write_config(folder: Path, spec: EncoderSpec) -> None:
+    """Writes `config.json`, whole or not at all."""
+    temporary = folder / f"{CONFIG}.tmp"
+    temporary.write_text(spec.to_json(), encoding="utf-8")
+    os.replace(temporary, folder / CONFIG)
+
+
+def save(tensors: Tensors, path: Path) -> None:
+    """One safetensors file, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    temporary = path.with_name(f"{path.name}.tmp")
+    # one entry of metadata: the order of more isn't stable
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary, metadata={"format": "pt"})
+    temporary.chmod(0o644)  # safetensors makes it readable for its owner only
+    os.replace(temporary, path)
+
+
+def _shards(weights: dict[str, NDArray[Any]], size: str) -> dict[str, dict[str, NDArray[Any]]]:
+    """The tensors by the file that they go into."""
+    if not size:
+        return {WEIGHTS: weights}
+    from huggingface_hub import split_state_dict_into_shards_factory
+
+    if not re.fullmatch(r"\d+(\.\d+)?(KB|MB|GB)", size):
+        raise InputError(f"shard size is {size!r}; write it as 15MB or 5GB")
+    split = split_state_dict_into_shards_factory(
+        weights,
+        get_storage_size=lambda value: value.nbytes + 200,  # its entry in the file's head: shorter than that
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=size,
+    )
+    return {file: {name: weights[name] for name in names} for file, names in split.filename_to_tensors.items()}
 
 
 def sha256(path: Path) -> str:
@@ -119,68 +205,3 @@ def digest(tensors: Tensors) -> str:
             hashed.update(f"{name}{value.shape}".encode())
             hashed.update(np.ascontiguousarray(value, np.float32).data)
     return hashed.hexdigest()
-
-
-def card(spec: EncoderSpec) -> str:
-    """A model card for an encoder that sslzoo converted or saved: license, origin, preprocessing, scores, and code."""
-    p = spec.preprocess
-    origin = "".join(
-        f"\nConverted from {c.url or 'a file'} ({c.format}, {c.hash or 'no hash'})." for c in spec.checkpoints
-    )
-    scores = "".join(
-        f"\n| {s.dataset} | {s.metric} | {100 * s.value:.1f} | {s.protocol}; {s.source} |" for s in spec.scores
-    )
-    table = (
-        f"\n\n| data | metric | % | protocol and source |\n|---|---|---|---|{scores}" if scores else " Not measured."
-    )
-    return f"""---
-library_name: sslzoo
-pipeline_tag: image-feature-extraction
-license: {spec.license.lower() or "unknown"}
-tags:
-- self-supervised-learning
-- {spec.method}
-- {spec.backbone}
-- image-embeddings
-{_model_index(spec)}---
-
-# {spec.name}
-
-A {spec.backbone} image encoder, pretrained by {spec.method} {spec.paper} on {spec.trained_on or "data that is not stated"}.
-It maps a photo to {spec.dim} numbers.{origin}
-
-```python
-import sslzoo
-
-encoder = sslzoo.load("local-dir:.")  # this folder
-vectors = encoder.encode(["a.jpg", "b.jpg"])  # float32 [2, {spec.dim}], not normalised
-```
-
-License of the weights: **{spec.license or "not stated"}**. {spec.license_note}
-Data terms: {spec.data_terms or "not stated"}
-
-Preprocessing: short side to {p.resize} px ({p.interpolation}), centre {p.size} px, values in [0, 1], minus {p.mean}, divided by
-{p.std}. {spec.note}
-
-## Scores
-{table}
-"""
-
-
-def _model_index(spec: EncoderSpec) -> str:
-    """The scores as the Hub reads them from a card's head; empty without scores."""
-    if not spec.scores:
-        return ""
-    entry = {
-        "name": spec.name,
-        "results": [
-            {
-                "task": {"type": "image-feature-extraction"},
-                "dataset": {"name": s.dataset, "type": re.sub(r"[^a-z0-9]+", "-", s.dataset.lower()).strip("-")},
-                "metrics": [{"type": s.metric, "value": round(100 * s.value, 2), "name": s.protocol}],
-                **({"source": {"name": s.source, "url": spec.checkpoints[0].url}} if spec.checkpoints else {}),
-            }
-            for s in spec.scores
-        ],
-    }
-    return f"model-index:\n- {json.dumps(entry, ensure_ascii=False)}\n"  # JSON is YAML

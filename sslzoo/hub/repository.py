@@ -5,12 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sslzoo.errors import InputError, WeightsError
+from sslzoo.hub.card import HERE
 from sslzoo.hub.folder import CARD, CONFIG, read_config, read_weights
 
 HUB_PREFIX = "hf-hub:"
+# What a repository of ours holds besides its card and config: weights, results, pictures, the record of the run.
+PUSHED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    ".eval_results/*.yaml",
+    "*.jpg",
+    "*.png",
+    "run.json",
+    "log.jsonl",
+)
 
 
 def download(name: str, *, weights: bool = True) -> Path:
@@ -25,38 +37,76 @@ def download(name: str, *, weights: bool = True) -> Path:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
 
 
-def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = False) -> list[str]:
-    """Uploads a model folder as a repository of the Hub, made if need be; returns the lines that say what was done.
+def commit_of(url: str) -> str:
+    """The commit that the file at this address of the Hub was taken from."""
+    from huggingface_hub import get_hf_file_metadata
 
-    `dry_run` checks and uploads nothing. Raises InputError for a folder without a license or whose card tells another
-    one, and WeightsError when the weights aren't those of its config or the Hub refuses.
+    with _explained(url):
+        return get_hf_file_metadata(url).commit_hash or url.partition("/resolve/")[2].partition("/")[0]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did, line by line, and the name that loads just these weights (empty after a dry run)."""
+
+    lines: list[str]
+    source: str = ""
+
+
+def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = False) -> Pushed:
+    """Uploads a model folder as a repository of the Hub, made if need be.
+
+    `dry_run` checks and uploads nothing. Raises InputError for a folder without a license, or whose card tells another
+    one or leaves out the authors' file, and WeightsError when the weights aren't those of its config or the Hub refuses.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     spec = read_config(folder)
     if spec.license.lower() in ("", "not stated", "unknown"):
         raise InputError(f"{folder} states no license; write one into {folder / CONFIG} and its card, then push again")
-    told = re.search(r"^license: *(\S+)", (folder / CARD).read_text(encoding="utf-8"), re.M)
+    if not (folder / CARD).is_file():
+        raise InputError(f"{folder} has no {CARD}, the card that states license and data; write one beside {CONFIG}")
+    text = (folder / CARD).read_text(encoding="utf-8")
+    told = re.search(r"^license: *(\S+)", text, re.M)
     if told is None or told[1].lower() != spec.license.lower():
         raise InputError(
             f"{folder / CARD} says license {told[1] if told else 'nothing'} and {CONFIG} {spec.license}; make them equal"
         )
+    if unnamed := [c.url for c in spec.checkpoints if c.url not in text]:
+        raise InputError(f"{folder / CARD} doesn't say that the weights come from {unnamed[0]}; name its authors' file")
     read_weights(folder, spec)
-    files = sorted(p.name for p in folder.iterdir() if p.name in (CARD, CONFIG) or ".safetensors" in p.name)
-    lines = [f"{name}  {(folder / name).stat().st_size / 1e6:.1f} MB" for name in files]
+    paths = [folder / CARD, folder / CONFIG, *sorted(path for pattern in PUSHED for path in folder.glob(pattern))]
+    lines = [f"{path.relative_to(folder)}  {path.stat().st_size / 1e6:.1f} MB" for path in paths]
     if dry_run:
-        return [f"would push to {repo} ({spec.license}):", *lines]
+        return Pushed([f"would push to {repo} ({spec.license}):", *lines])
     with _explained(repo):
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
+        text = text.replace(HERE, f'sslzoo.load("{HUB_PREFIX}{repo}")')
+        operations = [CommitOperationAdd(CARD, text.encode())]
+        operations += [CommitOperationAdd(str(path.relative_to(folder).as_posix()), path) for path in paths[1:]]
+        done = api.create_commit(repo, operations, commit_message=f"Add {spec.name}")
+    source = f"{HUB_PREFIX}{repo}@{done.oid}"
+    return Pushed([f"pushed to {repo}: {done.commit_url}", f"load it with: sslzoo.load('{source}')", *lines], source)
+
+
+def push_space(folder: Path, repo: str, *, private: bool = False, dry_run: bool = False) -> list[str]:
+    """Uploads a folder with an `app.py` as a Gradio Space, made if need be; returns the lines that say what was done."""
+    from huggingface_hub import HfApi
+
+    if not (folder / "app.py").is_file():
+        raise InputError(f"{folder} is no Space: it has no app.py")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    if dry_run:
+        return [f"would push to the Space {repo}:", *names]
+    with _explained(repo):
+        api = HfApi()
+        api.create_repo(repo, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
         done = api.upload_folder(
-            repo_id=repo, folder_path=folder, allow_patterns=files, commit_message=f"Add {spec.name}"
+            repo_id=repo, repo_type="space", folder_path=folder, allow_patterns=names, commit_message="Update the demo"
         )
-    return [
-        f"pushed to {repo}: {done.commit_url}",
-        f"load it with: sslzoo.load('{HUB_PREFIX}{repo}@{done.oid}')",
-        *lines,
-    ]
+    return [f"pushed to the Space {repo}: {done.commit_url}", *names]
 
 
 @contextmanager
@@ -64,6 +114,8 @@ def _explained(repo: str) -> Iterator[None]:
     """Turns the Hub client's errors into ours, each with what to type."""
     from huggingface_hub import errors
 
+    # httpx's own errors, of whichever httpx the client uses, and Xet's, which older clients don't name
+    broken: tuple[type[Exception], ...] = (OSError, errors.HTTPError, getattr(errors, "XetDownloadError", OSError))  # type: ignore[attr-defined]
     try:
         yield
     except errors.RevisionNotFoundError:
@@ -80,3 +132,11 @@ def _explained(repo: str) -> Iterator[None]:
         status = getattr(error.response, "status_code", "an error")
         hint = "type: hf auth login" if status in (401, 403) else "if it is a self-hosted Hub, set HF_HUB_DISABLE_XET=1"
         raise WeightsError(f"the Hub answers {status} for {repo}; {hint}") from None
+    except broken as error:
+        xet = "xet" in str(error).lower()
+        hint = (
+            "if it is a self-hosted Hub, set HF_HUB_DISABLE_XET=1"
+            if xet
+            else "the same command goes on where it stopped"
+        )
+        raise WeightsError(f"the Hub's client failed for {repo} ({error}); {hint}") from None

@@ -66,7 +66,7 @@ LAYOUTS = {
     },
     "lightly": lambda n: {
         "epoch": 99, "pytorch-lightning_version": "2.0.3", "hyper_parameters": {}, "state_dict": body(n, "backbone.")
-        | other("projection_head.layers.", "0.weight") | other("online_classifier.linear.", "weight")
+        | other("projection_head.layers.", "0.weight") | other("online_classifier.classification_head.", "weight")
         | body(n, "student_backbone.") | other("student_projection_head.", "weight"),
     },
     "solo-learn": lambda n: {

@@ -4,10 +4,12 @@ import os
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
 from sslzoo import convert
+from sslzoo.convert import pickles
 from sslzoo.convert.read import read_checkpoint
 from sslzoo.errors import WeightsError
 
@@ -131,3 +133,39 @@ def test_what_is_no_checkpoint_is_told_by_its_content(content, message, tmp_path
     (tmp_path / "c.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=message):
         convert.convert(tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize("dtype", ["O", "V8", "U4", "S8", "M8[ns]"])
+def test_arrays_of_anything_but_numbers_are_refused(dtype, tmp_path):
+    """Raw bytes as an array of objects would be pointers of the file's choosing."""
+    path = tmp_path / "c.pkl"
+    path.write_bytes(pickle.dumps({"conv1.weight": Attack(np.ndarray, (4,), np.dtype(dtype), b"ABCDEFGH" * 4)}))
+    with pytest.raises(WeightsError, match="refused"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_an_array_made_by_hand_is_refused(protocol, tmp_path):
+    path = tmp_path / "c.pkl"
+    value = {"conv1.weight": Attack(np.ndarray, (4,), np.dtype("f8"), b"ABCDEFGH" * 4)}
+    path.write_bytes(pickle.dumps(value, protocol))
+    with pytest.raises(WeightsError, match="by hand"):
+        read_checkpoint(path)
+
+
+def test_an_array_of_objects_is_refused(tmp_path):
+    path = tmp_path / "c.pkl"
+    path.write_bytes(pickle.dumps({"conv1.weight": np.array([{}, []], dtype=object)}))
+    with pytest.raises(WeightsError, match="no checkpoint needs"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f8", "f2", "i8", "u1", "?", "c8"])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_arrays_of_numbers_are_read_as_they_are(dtype, protocol, tmp_path):
+    array = np.asfortranarray(np.arange(6).reshape(2, 3).astype(dtype))
+    path = tmp_path / "c.pkl"
+    path.write_bytes(pickle.dumps({"conv1.weight": array}, protocol))
+    with path.open("rb") as file:
+        read = pickles.load(file)["conv1.weight"]
+    assert read.dtype == array.dtype.newbyteorder("=") and np.array_equal(read, array)
