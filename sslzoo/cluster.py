@@ -35,14 +35,14 @@ def clusters(index: ExactIndex, k: int, *, seed: int = 0) -> list[Cluster]:
         similarity = bank @ centres.T  # [m, k]
         nearest[start : start + len(bank)] = similarity.argmax(1)
         cosine[start : start + len(bank)] = similarity.max(1)
-    labels = collection.table["label"].to_pylist() if "label" in collection.table.column_names else None
+    labelled = "label" in collection.column_names
     out = []
     for number in range(k):
         rows = alive[nearest[alive] == number]
         if not len(rows):
             continue
         rows = rows[np.argsort(-cosine[rows], kind="stable")]
-        known = [labels[row] for row in rows if labels[row] is not None] if labels else []
+        known = [label for label in collection.take("label", rows) if label is not None] if labelled else []
         label, count = Counter(known).most_common(1)[0] if known else (None, 0)
         share = count / len(known) if known else None
         out.append(Cluster(collection.ids_at(rows), cosine[rows].tolist(), label, share))

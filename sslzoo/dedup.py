@@ -58,14 +58,14 @@ def _root(parent: NDArray[np.int64], row: int) -> int:
 
 
 def _group(index: ExactIndex, rows: list[int]) -> Group:
-    table = index.collection.table
+    collection = index.collection
     sizes = [(0, 0)] * len(rows)
-    if {"width", "height"} <= set(table.column_names):
-        columns = [table[name].take(rows).to_pylist() for name in ("width", "height")]
+    if {"width", "height"} <= set(collection.column_names):
+        columns = [collection.take(name, rows) for name in ("width", "height")]
         sizes = [(width or 0, height or 0) for width, height in zip(*columns, strict=True)]
     best = max(range(len(rows)), key=lambda i: (sizes[i][0] * sizes[i][1], -rows[i]))
-    vectors = index.collection.vectors_at(np.array(rows))
+    vectors = collection.vectors_at(np.array(rows))
     scores = vectors @ vectors[best]
     order = [best, *(i for i in np.argsort(-scores, kind="stable").tolist() if i != best)]
-    ids = index.collection.ids_at(rows)
+    ids = collection.ids_at(rows)
     return Group([ids[i] for i in order], [sizes[i] for i in order], [float(scores[i]) for i in order])

@@ -176,25 +176,40 @@ def _read_parts(folder: Path) -> tuple[NDArray[np.float32], list[str], Labels | 
     return np.concatenate(vectors), ids, labels if any(label is not None for label in labels) else None
 
 
-def vectors_by_part(files: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
-    """The vectors of each part, float32 `[rows, dim]`; parts without a row are left out."""
+def vectors_by_part(files: Sequence[Path], *, empty: bool = False) -> Iterator[NDArray[np.float32]]:
+    """The vectors of each part, float32 `[rows, dim]`; parts without a row only where `empty`."""
     import pyarrow.parquet as pq
 
     for path in files:
         with pq.ParquetFile(path) as file:
             column = file.read(columns=["embedding"])["embedding"].combine_chunks()
-        if len(column):
-            yield np.asarray(column.flatten().to_numpy(), np.float32).reshape(len(column), -1)
+        if len(column) or empty:
+            flat = np.asarray(column.flatten().to_numpy(), np.float32)
+            yield flat.reshape(len(column), column.type.list_size)
 
 
-def columns(files: Sequence[Path]) -> pa.Table:
-    """All columns but the vectors, of all parts; where a part lacks a column its rows have nulls."""
+def columns_schema(files: Sequence[Path]) -> pa.Schema:
+    """The columns of all parts but the vectors, with the types that hold them all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = []
+    schemas = [pq.read_schema(path).remove_metadata() for path in files]
+    whole = pa.unify_schemas(list(dict.fromkeys(schemas)), promote_options="default")
+    return pa.schema([field for field in whole if field.name != "embedding"])
+
+
+def tables_by_part(files: Sequence[Path], names: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Columns of each part, all but the vectors or those named; where a part lacks a column its rows have nulls."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = columns_schema(files)
+    if names is not None:
+        schema = pa.schema([schema.field(name) for name in names])
     for path in files:
-        names = [name for name in pq.read_schema(path).names if name != "embedding"]
         with pq.ParquetFile(path) as file:
-            tables.append(file.read(columns=names).replace_schema_metadata(None))
-    return pa.concat_tables(tables, promote_options="default").combine_chunks()
+            known = [name for name in schema.names if name in file.schema_arrow.names]
+            table = file.read(columns=known).combine_chunks()
+            n = file.metadata.num_rows
+        data = [table[f.name].cast(f.type) if f.name in known else pa.nulls(n, f.type) for f in schema]
+        yield pa.table(data, schema=schema)

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         Raises OutputExists when the folder is there. Scores and canary are left out when the weights have changed since
         they were measured.
         """
-        spec = self.spec
+        spec = dataclasses.replace(self.spec, head=None)  # a classifier beside the encoder is no part of it
         changed = (spec.sha256 or spec.checkpoints) and torch_backend.digest(self.backbone) != hub.digest(
             hub.read(spec)
         )
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             self.save_pretrained(folder)
-            return hub.push(folder, repo, private=private)
+            return hub.push(folder, repo, private=private).lines
 
     @property
     def dim(self) -> int:

@@ -4,6 +4,7 @@ SslzooError                 anything below; the command line prints it as one li
 ├── InputError              a path, folder or argument that can't be used
 │   ├── ImageError          one image that can't be decoded (carries .reason)
 │   └── OutputExists        an output that is already there
+├── OutputError             an output that can't be written (disk full, read-only); what is finished is kept
 ├── UnknownModel            no encoder of that name (carries .suggestions)
 ├── WeightsError            a weight file that is damaged or doesn't fit its encoder
 ├── Interrupted             asked to stop before the end; what is finished is kept
@@ -32,6 +33,10 @@ class ImageError(InputError):
 
 class OutputExists(InputError):
     """The output is already there and would be overwritten."""
+
+
+class OutputError(SslzooError):
+    """An output that can't be written: the disk is full, or the folder is read-only. What is finished is kept."""
 
 
 class UnknownModel(SslzooError):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sslzoo.embeddings import columns, normalize, part_files, read_manifest, vectors_by_part
+from sslzoo.embeddings import normalize, part_files, read_manifest, tables_by_part, vectors_by_part
 from sslzoo.errors import InputError, MissingExtra, SpaceMismatch
 
 BATCH = 512  # points a request to Qdrant
@@ -38,20 +38,13 @@ def _batches(folder: Path) -> Iterator[Any]:
     import pyarrow as pa
 
     files = part_files(folder)
-    schema = columns(files).schema
     row = 0
-    for file in files:
-        for vectors in vectors_by_part([file]):
-            n, dim = vectors.shape
-            rest = columns([file])
-            data = {"number": pa.array(np.arange(row, row + n), pa.int64())}
-            for field in schema:
-                known = field.name in rest.column_names
-                data[field.name] = rest[field.name].cast(field.type) if known else pa.nulls(n, field.type)
-            flat = pa.array(normalize(vectors).ravel(), pa.float32())
-            data["vector"] = pa.FixedSizeListArray.from_arrays(flat, dim)
-            yield pa.table(data)
-            row += n
+    for vectors, rest in zip(vectors_by_part(files, empty=True), tables_by_part(files), strict=True):
+        n, dim = vectors.shape
+        flat = pa.array(normalize(vectors).ravel(), pa.float32())
+        table = rest.add_column(0, "number", pa.array(np.arange(row, row + n), pa.int64()))
+        yield table.append_column("vector", pa.FixedSizeListArray.from_arrays(flat, dim))
+        row += n
 
 
 def _lancedb(folder: Path, manifest: dict[str, Any], at: Any, name: str) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError, SpaceMismatch
+from sslzoo.images.decode import Policy
 from sslzoo.index import ExactIndex, Neighbours
 from sslzoo.index.collection import Collection
 
@@ -24,7 +25,7 @@ URL_SECONDS = 20.0
 def search_images(
     collection: Embeddings | ExactIndex,
     queries: Sequence[str],
-    k: int = 10,
+    k: int | None = 10,
     *,
     exclude_self: bool = False,
     threshold: float | None = None,
@@ -36,9 +37,9 @@ def search_images(
 
     A query is an id of the collection, an image file, an http(s) URL, "-" (an image on standard input) or a .npy file of
     vectors `[dim]` or `[q, dim]` of the collection's space. One that belongs to the collection uses its stored vector and
-    finds itself first; `exclude_self` drops it. `threshold` drops lower cosines; `prefix` and `where` (column: value)
-    say which images may be found. Raises InputError for a query that is none of these, and SpaceMismatch when the encoder
-    is not the one that made the collection.
+    finds itself first; `exclude_self` drops it. `threshold` drops lower cosines, and with k None all that reach it are
+    found; `prefix` and `where` (column: value) say which images may be found. Raises InputError for a query that is none
+    of these, and SpaceMismatch when the encoder is not the one that made the collection.
     """
     index = collection if isinstance(collection, ExactIndex) else ExactIndex(collection)
     names: list[str] = []
@@ -129,7 +130,10 @@ def _embed(collection: Collection, query: str, device: str) -> NDArray[np.float3
 
     source: str = collection.manifest.get("model_source", "")
     model = source if source.startswith("local-dir:") else collection.model
-    made = embed(query, model, device=device, precision=collection.manifest.get("precision", "fp32"))
+    manifest = collection.manifest
+    policy = Policy.of(manifest)
+    precision = manifest.get("precision", "fp32")
+    made = embed(query, model, device=device, precision=precision, policy=policy, int8=collection.embeddings.folder)
     if made.space != collection.space:
         raise SpaceMismatch(
             f"the collection was made by {collection.model} (space {collection.space[:8]}), the query by {made.model} (space "

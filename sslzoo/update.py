@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sslzoo.embeddings import part_files
 from sslzoo.errors import InputError
 from sslzoo.images.sources.item import Item
-from sslzoo.writer import Facts, storable
+from sslzoo.writer import Facts, other_files, storable
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,14 @@ def update_folder(folder: Path) -> Path:
 
 
 def swap(new: Path, folder: Path) -> None:
-    """Puts the new folder in the old one's place; a crash in between leaves both, under telling names."""
+    """Puts the new folder in the old one's place; a crash in between leaves both, under telling names.
+
+    An index and whatever else lies in the old folder comes along: the index knows which parts it was made of.
+    """
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     folder.rename(old)
     new.rename(folder)
+    for path in other_files(old):
+        path.rename(folder / path.name)
     shutil.rmtree(old)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,7 @@ from sslzoo.embeddings import (
     part_name,
     read_manifest,
 )
-from sslzoo.errors import InputError, OutputExists
+from sslzoo.errors import InputError, OutputError, OutputExists
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,13 +122,17 @@ class Writer:
     The folder itself appears with the first image that could be read, so that a run without one leaves nothing behind.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], *, started: bool) -> None:
+    def __init__(self, folder: Path, manifest: dict[str, Any], *, started: bool, files: Sequence[Path] = ()) -> None:
         self.folder, self.manifest, self.started = folder, manifest, started
+        self.files = files  # of the back end, kept beside its vectors
         self.waiting: list[tuple[int, Part]] = []  # parts without a row, until there is one
 
     def start(self) -> None:
         """Makes the folder, with a manifest that says the run isn't complete."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for file in self.files:
+            if not (self.folder / file.name).exists():
+                with _atomically(self.folder / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
         self._write_manifest(complete=False)
         self.started = True
 
@@ -215,28 +221,34 @@ class Writer:
             pq.write_table(table, temporary, compression="NONE", use_dictionary=False, write_statistics=False)
 
 
+def other_files(folder: Path) -> list[Path]:
+    """What lies in a folder and is not of a run (or of its vectors, as `npy` and `csv` are), in order of name."""
+    own = re.compile(r"part-\d+\.parquet|failures\.parquet|manifest\.json|shard-\d+\.json|int8\..*|npy|csv|\..*\.tmp")
+    return sorted(path for path in folder.iterdir() if not own.fullmatch(path.name))
+
+
 def prepare_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
     """Makes sure that a run may write to `folder`; returns the manifest to continue from, if any.
 
-    Raises OutputExists when something is there and neither `resume` nor `overwrite` was asked for; a folder that isn't
-    one of ours is never cleared.
+    Raises OutputExists when something is there and neither `resume` nor `overwrite` was asked for, and whatever was
+    asked for when it is a folder of other things.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if not folder.is_dir():
         raise OutputExists(f"{folder} is a file; choose another output with -o")
     ours = is_embeddings(folder)
+    if not ours and (others := [path for path in other_files(folder) if not path.name.startswith(".")]):
+        raise OutputExists(
+            f"{folder} is not an embeddings folder: it holds {others[0].name}; nothing is written there, choose another -o"
+        )
     if resume:
         return read_manifest(folder) if ours else None
     if not overwrite:
         raise OutputExists(
             f"{folder} already exists; add --resume to go on, --overwrite to start anew, or choose another -o"
         )
-    if not ours:
-        raise OutputExists(
-            f"{folder} is not an embeddings folder, so it is not overwritten; choose another output with -o"
-        )
-    for path in (*part_files(folder), folder / FAILURES, folder / MANIFEST):
+    for path in (*part_files(folder), *folder.glob("int8.*"), folder / FAILURES, folder / MANIFEST):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / INDEX, ignore_errors=True)
     return None
@@ -280,20 +292,26 @@ def storable(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-class _atomically:
-    """A temporary path beside the final one, renamed to it when the block ends well and removed when it doesn't."""
+@contextlib.contextmanager
+def _atomically(path: Path) -> Iterator[Path]:
+    """A temporary path beside the final one, renamed to it when the block ends well and removed when it doesn't.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.tmp")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.temporary.unlink(missing_ok=True)
-            return
-        with self.temporary.open("rb+") as file:
+    Raises OutputError when the disk is full or the folder can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(self.temporary, self.path)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
+        cause = os.strerror(error.errno) if error.errno else error
+        raise OutputError(
+            f"{path} can't be written ({cause}); finished parts are kept: make room, and the same command with --resume "
+            "goes on, or choose another -o"
+        ) from None

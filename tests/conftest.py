@@ -13,6 +13,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Graphs and comparisons that tests make go where nobody else finds them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSLZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     connect = socket.socket.connect

@@ -11,8 +11,9 @@ import torch
 
 import sslzoo
 from sslzoo.backends import PixelsBackend, open_backend
-from sslzoo.backends.torch_backend import TorchBackend
+from sslzoo.backends.torch_backend import TorchBackend, load_backbone
 from sslzoo.errors import InputError
+from sslzoo.registry import resolve
 from sslzoo.spec import EncoderSpec, Geometry, Preprocess, feature_dim
 
 from .backbones.test_resnet import randomised
@@ -76,7 +77,45 @@ def test_a_smaller_batch_is_padded_and_gives_the_same_rows(folder, batch):
     run = open_backend(f"local-dir:{folder}", device="cpu", backend="openvino")
     whole = run(batch)
     np.testing.assert_array_equal(run(batch[:2]), whole[:2])
-    assert list(run._compiled) == [5]
+    assert list(run._compiled) == [8]
+
+
+def test_folding_changes_no_vector(folder, batch):
+    """What `embed` runs in torch equals the plain network."""
+    network = load_backbone(resolve(f"local-dir:{folder}"))
+    plain = TorchBackend(network, resolve(f"local-dir:{folder}"))(batch)
+    ours = open_backend(f"local-dir:{folder}", device="cpu", backend="torch")
+    assert not [m for m in ours._network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    np.testing.assert_allclose(ours(batch), plain, rtol=1e-3, atol=1e-4 * np.abs(plain).max())
+    assert [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+def test_a_compiled_graph_is_kept_and_a_damaged_one_made_again(model_folder, monkeypatch, tmp_path):
+    pytest.importorskip("openvino")
+    from sslzoo.backends import openvino_backend
+
+    monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path / "cache"))
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
+    built = []
+    build = openvino_backend.build_graph
+    monkeypatch.setattr(openvino_backend, "build_graph", lambda *a: built.append(1) or build(*a))
+
+    def vectors():
+        return open_backend(f"local-dir:{model_folder}", device="cpu", backend="openvino")(images)
+
+    first = vectors()
+    np.testing.assert_array_equal(vectors(), first)
+    assert len(built) == 1
+    [blob] = (tmp_path / "cache" / "openvino").iterdir()
+    for damage in (b"", b"text" * 1000, blob.read_bytes()[:100_000]):
+        built.clear()
+        blob.unlink()
+        blob.write_bytes(damage)
+        np.testing.assert_array_equal(vectors(), first)
+        assert len(built) == 1
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path / "file"))  # nothing can be written there
+    np.testing.assert_allclose(vectors(), first, rtol=1e-5)
 
 
 def test_auto_takes_openvino_where_it_is_and_the_weights_are_a_file(folder):

@@ -1,6 +1,8 @@
 """The command line as a user types it: exit codes, what goes to stdout, and messages that say what to type next."""
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
 
@@ -8,6 +10,8 @@ import pytest
 
 import sslzoo
 from sslzoo import cli
+from sslzoo.spec import Checkpoint
+from tests.conftest import draw
 
 
 @pytest.fixture
@@ -93,7 +97,7 @@ def test_some_failures_end_in_3(run, photos, tmp_path):
         (["embed", "."], 1, "no image in ."),
         (["embed", "PHOTOS", "-m", "randm-r18"], 1, "did you mean random-r18"),
         (["embed", "PHOTOS", "-m", "./nowhere"], 1, "local-dir:PATH"),
-        (["embed", "PHOTOS", "-o", "PHOTOS"], 1, "add --resume"),
+        (["embed", "PHOTOS", "-o", "PHOTOS"], 1, "it holds bars; nothing is written there, choose another -o"),
         (["embed", "PHOTOS", "--precision", "int3"], 1, "fp32, bf16"),
         (["embed"], 2, "Missing argument"),
         (["embed", "PHOTOS", "--nonsense"], 2, "No such option"),
@@ -137,12 +141,14 @@ def test_models_and_show(run):
     assert "data terms" in out
 
 
-def test_knn_prints_three_rows(run, photos):
-    code, out, _ = run("eval", "knn", photos, "-m", "random-r18", "-q")
+def test_knn_stands_beside_random_weights_and_pixels(run, photos):
+    code, out, err = run("eval", "knn", photos, "-q")
     lines = out.splitlines()
     assert code == 0
-    assert "k=11,T=0.07 (cosine, leave-one-out, 12 queries)" in lines[0]
-    assert [line.split()[0] for line in lines[1:]] == ["random-r18", "pixels-32"]
+    assert lines[0].split() == ["protocol", "simclr-r18.tin_cpu_1h", "random-r18", "pixels-32"]
+    assert len(lines) == 1 + 12
+    assert lines[1].startswith("knn_top1@k=1,T=0.07 (cosine, leave-one-out, 12 queries)")
+    assert "/12 (hash/images)" in err
 
 
 def test_knn_on_embeddings(run, photos):
@@ -151,9 +157,36 @@ def test_knn_on_embeddings(run, photos):
     (score,) = json.loads(out)
     assert code == 0
     assert score["protocol"].startswith("knn_top1@k=3,T=0.1")
+    assert score["test"].endswith("/12")
     code, _, err = run("eval", "knn", "e", photos)
     assert code == 1
     assert "both" in err
+
+
+def test_linear_and_few_labels(run, photos):
+    code, out, _ = run("eval", "linear", photos, photos, "--shots", 2, "--share", 0.5, "--json", "-q")
+    scores = json.loads(out)
+    assert code == 0
+    assert [s["encoder"] for s in scores] == [
+        n for n in ("simclr-r18.tin_cpu_1h", "random-r18", "pixels-32") for _ in range(3)
+    ]
+    assert scores[0]["penalty"] > 0
+    assert "2 shots, 5 draws, n=4" in scores[1]["protocol"]
+    assert "50 % of labels, 5 draws, n=6" in scores[2]["protocol"]
+    code, _, err = run("eval", "linear", photos, photos, "--metric", "top5", "-q")
+    assert code == 1
+    assert "mean_per_class" in err
+
+
+def test_health(run, photos):
+    code, out, _ = run("eval", "health", photos, "-q")
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert lines[0] == ["figure", "simclr-r18.tin_cpu_1h", "random-r18", "pixels-32"]
+    assert [line[0] for line in lines[1:3]] == ["rows", "dim"]
+    figures = {line[0]: [float(v) for v in line[1:]] for line in lines[1:]}
+    assert figures["dim"] == [512, 512, 3072]
+    assert figures["std"][0] > figures["std"][1]  # random weights map everything to nearly one direction
 
 
 def test_python_dash_m():
@@ -162,7 +195,12 @@ def test_python_dash_m():
 
 
 @pytest.mark.parametrize(
-    "command", [[], *([c.name or c.callback.__name__] for c in cli.app.registered_commands), ["eval", "knn"]]
+    "command",
+    [
+        [],
+        *([c.name or c.callback.__name__] for c in cli.app.registered_commands),
+        *(["eval", c] for c in ("knn", "linear", "health")),
+    ],
 )
 def test_every_command_has_help(run, command):
     code, out, _ = run(*command, "--help")
@@ -187,12 +225,44 @@ def test_convert_then_use(run, tmp_path):
     assert spec["license"] == "mit"
     assert spec["checkpoints"][0]["url"] == "my cluster"
     assert spec["checkpoints"][0]["hash"].startswith("sha256:")
-    assert "license: mit" in (tmp_path / "m" / "README.md").read_text()
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "license: mit" in card
+    for name in ("a.jpg", "b.jpg"):
+        draw("bars", 0).save(tmp_path / "m" / name)
+    scope = {}
+    with contextlib.chdir(tmp_path / "m"):  # the card's code runs where the card lies
+        exec(re.search(r"```python\n(.*?)```", card, re.S)[1], scope)
+    assert scope["vectors"].shape == (2, 512)
     assert run("convert", "mine.pth.tar", "-o", "m")[0] == 1
     code, _, err = run("convert", "mine.pth.tar", "-o", "n", "--format", "vissl")
     assert code == 1
     assert "no ResNet" in err
     assert not (tmp_path / "n").exists()
+
+
+def test_a_published_file_is_known_by_its_hash(run, monkeypatch, tmp_path):
+    import hashlib
+
+    import torch
+    import torchvision
+
+    network = torchvision.models.resnet18(weights=None)
+    torch.save({"state_dict": {f"encoder_q.{k}": v for k, v in network.state_dict().items()}}, "renamed.bin")
+    md5 = hashlib.md5((tmp_path / "renamed.bin").read_bytes()).hexdigest()
+    spec = sslzoo.EncoderSpec(
+        "mocov2-r18.lab", "mocov2", "resnet18", 512, sslzoo.Preprocess(72, 64), license="cc-by-nc-4.0", data_terms="theirs",
+        checkpoints=(Checkpoint("https://example.org/a.pth", "moco"), Checkpoint("https://b.org/a", "moco", f"md5:{md5[:8]}")),
+    )  # fmt: skip
+    known = sslzoo.registry.known() | {spec.name: spec}
+    monkeypatch.setattr(sslzoo.registry, "known", lambda: known)
+    code, out, err = run("convert", "renamed.bin", "-o", "m")
+    assert (code, out) == (0, "m: mocov2-r18.lab, a resnet18; format moco\n")
+    assert "is the published file of mocov2-r18.lab (cc-by-nc-4.0)" in err
+    made = sslzoo.hub.read_config(tmp_path / "m")
+    assert (made.license, made.data_terms, made.preprocess.size) == ("cc-by-nc-4.0", "theirs", 64)
+    assert [(c.url, c.hash) for c in made.checkpoints] == [("https://b.org/a", f"md5:{md5}")]
+    code, _, err = run("convert", "renamed.bin", "-o", "n", "--license", "mit")
+    assert code == 1 and "whose license is cc-by-nc-4.0; leave out --license mit" in err
 
 
 def test_listing_the_zoo(run):
@@ -203,10 +273,20 @@ def test_listing_the_zoo(run):
     assert "linear" in err
     _, out, _ = run("models", "--backbone", "r50w4", "--json")
     assert {spec["backbone"] for spec in json.loads(out)} == {"resnet50w4"}
+    _, out, _ = run("models", "--data", "tiny-imagenet", "--json")
+    assert [spec["name"] for spec in json.loads(out)] == [sslzoo.registry.PACKAGE_ENCODER]
+    _, out, _ = run("models", "--verified", "online")
+    assert len(out.splitlines()) == 1
+    _, out, _ = run("models")
+    assert all(re.search(r"\d MB\b", line) for line in out.splitlines()[1:])
     _, out, _ = run("show", "mocov2-r50")
     assert "CC-BY-NC" in out and "MIT" in out
-    assert "moco_v2_800ep_pretrain.pth.tar (moco)" in out
+    assert "moco_v2_800ep_pretrain.pth.tar (moco, md5:" in out
     assert "as reported, not measured by us" in out
+    assert "md5:a04e12f8b0e44fdcac1fb4e06f33727b" in out
+    assert "linear head none was published" in out
+    _, out, _ = run("show", "swav-r50")
+    assert "swav_800ep_eval_linear.pth.tar" in out
 
 
 def test_pull_without_a_network(run, monkeypatch, tmp_path):
@@ -230,3 +310,23 @@ def test_verify(run, model_folder, tmp_path):
     assert len(filled["canary"]["values"]) == 8
     assert filled["sha256"] in out
     assert run("verify")[0] == 2
+
+
+@pytest.mark.parametrize("option", [[], ["--resume"], ["--overwrite"], ["--update"], ["--shard", "0/1"]])
+def test_a_folder_of_other_things_is_never_written_into(run, photos, tmp_path, option):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x.txt").write_text("mine")
+    code, _, err = run("embed", photos, "-o", "mine", "-q", *option)
+    assert code == 1 and "-o" in err
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["x.txt"]
+
+
+def test_update_keeps_the_index_and_the_users_own_files(run, photos, tmp_path):
+    run("embed", photos, "-o", "p.emb", "-q")
+    run("index", "p.emb")
+    for name in ("notes.txt", ".hidden"):
+        (tmp_path / "p.emb" / name).write_text("mine")
+    assert run("embed", photos, "-o", "p.emb", "-q", "--update")[0] == 0
+    assert all((tmp_path / "p.emb" / name).read_text() == "mine" for name in ("notes.txt", ".hidden"))
+    assert (tmp_path / "p.emb" / "index").is_dir()
+    assert run("search", "p.emb", "bars/0.jpg", "-k", 1)[0] == 0

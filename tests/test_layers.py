@@ -8,13 +8,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = [
     ["errors"],
-    ["spec"],
+    ["spec", "user_cache"],
+    ["architectures"],
     ["images", "backbones", "embeddings"],
     ["convert", "writer", "formats"],
     ["hub", "update"],  # hub converts what it has downloaded
     ["registry"],  # opens model folders through hub
     ["backends"],
-    ["encoder", "pipeline"],
+    ["job"],
+    ["encoder", "pipeline", "plan"],
     ["index", "evaluate"],
     ["search", "contact_sheet", "dedup", "cluster", "export_vectors", "baselines"],
     ["verify"],
@@ -24,8 +26,8 @@ ORDER = [
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 LEVEL |= {"index": LEVEL["backends"], "evaluate": LEVEL["backends"]}  # they read Embeddings, never Encoder
 TORCH_FREE = (
-    "errors", "spec", "registry", "hub", "images", "embeddings", "index", "search", "contact_sheet", "dedup", "cluster",
-    "export_vectors", "cli",
+    "errors", "spec", "user_cache", "registry", "hub", "images", "embeddings", "index", "search", "contact_sheet", "dedup",
+    "cluster", "export_vectors", "cli",
 )  # fmt: skip
 DOORS = {
     "faiss": "index",

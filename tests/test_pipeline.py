@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sslzoo
-from sslzoo import backends, formats, pipeline
+from sslzoo import backends, formats, pipeline, plan
 from sslzoo.errors import InputError, Interrupted, OutputExists, SpaceMismatch
 from sslzoo.images import read
 from sslzoo.writer import merge
@@ -217,7 +217,7 @@ def test_update_embeds_what_changed_and_drops_what_is_gone(mixed, encoder, tmp_p
     (mixed / "new" / "x.png").write_bytes((mixed / "circles" / "5.png").read_bytes())
     opened = []
     pixels = read.pixels
-    monkeypatch.setattr(read, "pixels", lambda item, preprocess: opened.append(item.id) or pixels(item, preprocess))
+    monkeypatch.setattr(read, "pixels", lambda item, *rest: opened.append(item.id) or pixels(item, *rest))
     updated = sslzoo.embed(mixed, encoder, tmp_path / "e", update=True)
     # the changed, the new, and the three that failed before
     assert sorted(opened) == ["a.jpg", "bars/2b.jpg", "bars/3.jpg", "bars/9.jpg", "new/x.png", "z.jpg"]
@@ -270,10 +270,10 @@ def test_deterministic_vectors_do_not_depend_on_their_company(photos, encoder):
 
 
 def test_plan_counts_and_estimates(photos, encoder):
-    plan = pipeline.plan(photos, encoder)
-    assert plan.images == 12
-    assert plan.bytes_out == 12 * 512 * 4
-    assert plan.seconds == pytest.approx(12 / plan.images_per_second)
+    planned = plan.plan(photos, encoder)
+    assert planned.images == 12
+    assert planned.bytes_out == 12 * 512 * 4
+    assert planned.seconds == pytest.approx(12 / planned.images_per_second)
 
 
 def test_numpy_and_csv(mixed, encoder, tmp_path):
@@ -305,3 +305,28 @@ def test_other_tools_read_the_parts(mixed, encoder, tmp_path):
     datasets = pytest.importorskip("datasets")
     loaded = datasets.Dataset.from_parquet(pattern, cache_dir=str(tmp_path / "cache"))
     assert loaded["path"][:] == list(result.ids)
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_vectors_depend_on_company_only_within_rounding(photos, model_folder, backend):
+    """Batch size, worker count and position change a vector by no more than 1e-4 of its largest number."""
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    paths = sorted(photos.rglob("*.*g"))
+    model = f"local-dir:{model_folder}"
+    options = {"device": "cpu", "backend": backend, "precision": "fp32"}
+    base = sslzoo.embed(paths, model, **options).vectors
+    for batch_size, workers in ((1, 1), (5, 4), (7, 2)):
+        made = sslzoo.embed(paths[::-1], model, batch_size=batch_size, workers=workers, **options).vectors[::-1]
+        np.testing.assert_allclose(made, base, rtol=0, atol=1e-4 * np.abs(base).max())
+
+
+def test_names_of_every_kind_end_as_rows(photos, tmp_path):
+    names = ["é ü.jpg", "日本語.jpg", "📷.jpg", "#1 [a], $b.jpg", "-v.jpg", "a" * 200 + ".jpg", "it's & more; 100%.jpg"]
+    names += ["new\nline.jpg", 'quote".jpg', "back\\slash.jpg"]
+    for name in names:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes((photos / "bars" / "0.jpg").read_bytes())
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "e")
+    assert sslzoo.open_embeddings(tmp_path / "e").ids == sorted(names)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from sslzoo.backbones.resnet import ARCHITECTURES, STAGES, WIDTHS, ResNet
+from sslzoo.architectures import RESNETS, WIDTHS
+from sslzoo.backbones.resnet import STAGES, ResNet
 from sslzoo.errors import InputError
 
 __all__ = ["BACKBONES", "STAGES", "ResNet", "build"]
@@ -13,7 +14,7 @@ __all__ = ["BACKBONES", "STAGES", "ResNet", "build"]
 # "resnet50", and "resnet50w2" for doubled channels: every key is a name that an EncoderSpec may carry.
 BACKBONES: dict[str, Callable[..., ResNet]] = {
     architecture + (f"w{width}" if width > 1 else ""): partial(ResNet, architecture, width=width)
-    for architecture in ARCHITECTURES
+    for architecture in RESNETS
     for width in WIDTHS
 }
 

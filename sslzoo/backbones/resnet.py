@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sslzoo.architectures import RESNETS
+from sslzoo.errors import InputError
+
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -98,17 +101,6 @@ class Bottleneck(nn.Module):
         return self.relu(out)  # type: ignore[no-any-return]
 
 
-ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
-    "resnet152": (Bottleneck, (3, 8, 36, 3)),
-    "resnet200": (Bottleneck, (3, 24, 36, 3)),  # He et al., arXiv:1603.05027, table 5
-}
-WIDTHS = (1, 2, 4, 5)
-
-
 class ResNet(nn.Module):
     """A ResNet that maps normalised images `[n, 3, h, w]` to pooled features `[n, dim]`.
 
@@ -127,7 +119,8 @@ class ResNet(nn.Module):
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
-        block, depths = ARCHITECTURES[architecture]
+        bottleneck, depths = RESNETS[architecture]
+        block = Bottleneck if bottleneck else BasicBlock
         channels = 64 * width
         same = padding == "same"
         if stem == "imagenet":
@@ -178,7 +171,7 @@ class ResNet(nn.Module):
         """Feature maps `[n, c, h, w]` by stage name ("stem", "layer1" … "layer4"), computing no further than needed."""
         known = ("stem", *STAGES)
         if unknown := [name for name in layers if name not in known]:
-            raise ValueError(f"no stage {', '.join(unknown)}; there are {', '.join(known)}")
+            raise InputError(f"no stage {', '.join(unknown)}; there are {', '.join(known)}")
         maps: dict[str, Tensor] = {}
         for name in known:
             x = self.stem(x) if name == "stem" else self.get_submodule(name)(x)

@@ -8,16 +8,20 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sslzoo import registry
+from sslzoo.backends import allocator
 from sslzoo.backends.precision import TRUSTED, bf16_cosine
 from sslzoo.errors import InputError
 from sslzoo.spec import EncoderSpec, Geometry, Preprocess, space_id
+
+Samples = Callable[[Preprocess], NDArray[np.uint8]]
 
 
 class Backend(Protocol):
@@ -33,6 +37,10 @@ class Backend(Protocol):
     def precision(self) -> str: ...
     @property
     def engine(self) -> str: ...
+    @property
+    def files(self) -> tuple[Path, ...]: ...  # what belongs beside its vectors
+    @property
+    def agreement(self) -> Mapping[str, float]: ...  # with fp32, where that was measured
     def native_bf16(self) -> bool: ...
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 
@@ -55,6 +63,8 @@ class PixelsBackend:
     weights = "none"
     precision = "fp32"
     engine = "numpy"
+    files: tuple[Path, ...] = ()
+    agreement: Mapping[str, float] = {}
     space = space_id(weights, PIXELS.preprocess, Geometry())
 
     def native_bf16(self) -> bool:
@@ -68,37 +78,67 @@ class PixelsBackend:
 
 
 def open_backend(
-    model: str | EncoderSpec | Any, *, device: str = "auto", precision: str = "fp32", backend: str = "auto"
+    model: str | EncoderSpec | Any,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    backend: str = "auto",
+    int8: Path | Samples | None = None,
 ) -> Backend:
     """The back end of an encoder given by name, by spec, or as an Encoder in memory (with its present weights: torch).
 
     "auto" takes OpenVINO where it is installed, the weights come from a file, and no GPU is in reach; then torch isn't
     imported at all. `precision` "auto" takes bf16 where the processor computes it natively and it was found to give the
-    same vectors (see `precision`).
+    same vectors (see `precision`). "int8" is OpenVINO's; `int8` is the folder of its quantised graph, or gives images
+    (uint8 `[n, size, size, 3]` for the preprocessing it is called with) to calibrate a new one on.
     """
     if backend not in ("auto", "torch", "openvino"):
         raise InputError(f"backend is {backend!r}; use auto, torch or openvino")
     if (isinstance(model, str) and model == PIXELS.name) or model is PIXELS:
         return PixelsBackend()
+    if precision == "int8":
+        return _int8(model, backend, int8)
     if not isinstance(model, str | EncoderSpec):
-        return _trusted(lambda p: _torch(model, device, p), precision)
+        return _trusted(_torch(model, device), precision)
     spec = registry.resolve(model) if isinstance(model, str) else model
-    from_file = not spec.sources or not spec.sources[0].startswith("random:")
+    from_file = _from_file(spec)
     if backend == "openvino" and not from_file:
         raise InputError(f"{spec.name} has its weights from torch's generator; use --backend torch")
     if backend == "openvino" or (backend == "auto" and from_file and _prefers_openvino(device, precision)):
         from sslzoo.backends.openvino_backend import OpenVinoBackend
 
         return _trusted(lambda p: OpenVinoBackend(spec, precision=p), precision)
-    return _trusted(lambda p: _torch(spec, device, p), precision)
+    return _trusted(_torch(spec, device), precision)
 
 
-def _torch(model: EncoderSpec | Any, device: str, precision: str) -> Backend:
-    from sslzoo.backends.torch_backend import TorchBackend
+def _from_file(spec: EncoderSpec) -> bool:
+    return not spec.sources or not spec.sources[0].startswith("random:")
 
+
+def _int8(model: str | EncoderSpec | Any, backend: str, int8: Path | Samples | None) -> Backend:
+    spec = registry.resolve(model) if isinstance(model, str) else model
+    if backend == "torch" or not isinstance(spec, EncoderSpec) or not _from_file(spec):
+        raise InputError("int8 is computed by OpenVINO from a weight file; use --backend openvino and a model by name")
+    from sslzoo.backends.int8_backend import Int8Backend, calibrated
+
+    if isinstance(int8, Path):
+        return Int8Backend(spec, int8)
+    if int8 is None:
+        raise InputError("int8 is calibrated on the images that it embeds; give a folder of them, or use fp32")
+    return calibrated(spec, lambda: int8(spec.preprocess))
+
+
+def _torch(model: EncoderSpec | Any, device: str) -> Callable[[str], Backend]:
+    """Makes torch back ends in any precision from one network in memory."""
+    from sslzoo.backends.torch_backend import FoldedTorchBackend, load_backbone, pick_device
+
+    if allocator.own_process:
+        allocator.keep_freed_memory()
     if isinstance(model, EncoderSpec):
-        return TorchBackend.from_spec(model, device=device, precision=precision)
-    return TorchBackend(model.backbone, model.spec, precision=precision)
+        backbone, spec = load_backbone(model).to(pick_device(device)), model
+    else:
+        backbone, spec = model.backbone, model.spec
+    return lambda precision: FoldedTorchBackend(backbone, spec, precision=precision)
 
 
 def _trusted(make: Callable[[str], Backend], precision: str) -> Backend:

@@ -6,21 +6,31 @@ holds the two together.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import mmap
 import sys
+from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sslzoo import hub
+from sslzoo.backends.allocator import return_freed_memory
 from sslzoo.errors import InputError, MissingExtra
 from sslzoo.spec import EncoderSpec, space_id
+from sslzoo.user_cache import cache_key, keep, user_cache
 
 if TYPE_CHECKING:
     import openvino as ov
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+_SOURCE = hashlib.sha256(
+    Path(__file__).read_bytes()
+).hexdigest()  # a graph that other code built isn't taken from the cache
 
 
 def import_openvino() -> Any:
@@ -34,24 +44,26 @@ def import_openvino() -> Any:
 
 
 class OpenVinoBackend:
-    """Runs an encoder's network on uint8 batches; a batch smaller than one seen before is padded to it."""
+    """Runs an encoder's network on uint8 batches; a batch smaller than one seen before is padded to it.
+
+    The compiled graph is kept in the user's cache, so that the next run neither builds nor compiles it.
+    """
 
     engine = "openvino"
+    files: tuple[Path, ...] = ()
+    agreement: Mapping[str, float] = {}
 
     def __init__(self, spec: EncoderSpec, *, precision: str = "fp32", threads: int = 0) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; OpenVINO computes {', '.join(PRECISIONS)}")
         self.spec, self.precision = spec, precision
-        ov = import_openvino()
-        tensors = hub.read(spec)
-        self.weights = hub.digest(tensors)
-        self._core = ov.Core()
+        self._core = import_openvino().Core()
         self._options = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time on all cores; decoding runs beside it
             "INFERENCE_NUM_THREADS": threads,  # 0: OpenVINO's choice, one a core
         }
-        self._model = build_graph(tensors, spec)
+        self.weights = hub.weights_digest(spec)
         self._compiled: dict[int, Any] = {}
 
     @cached_property
@@ -65,21 +77,63 @@ class OpenVinoBackend:
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         n = len(batch)
-        size = min((known for known in self._compiled if known >= n), default=n)
+        size = min((known for known in self._compiled if known >= n), default=_rounded(n))
         if size not in self._compiled:
-            # a fixed batch lets the plugin choose its kernels once; a dynamic one is slower and chooses per shape
-            self._model.reshape([size, self.spec.preprocess.size, self.spec.preprocess.size, 3])
-            self._compiled[size] = self._core.compile_model(self._model, "CPU", self._options)
+            self._compiled[size] = self._compile(size)
         if size > n:
             batch = np.concatenate([batch, np.zeros((size - n, *batch.shape[1:]), np.uint8)])
         result = self._compiled[size](batch)[0]
         return np.array(result[:n], np.float32)
 
+    def _compile(self, size: int) -> Any:
+        """The graph for batches of that size, from the cache where it is there."""
+        key = cache_key(self.space, sorted(self._options.items()), size, _SOURCE, engine=self.engine)
+        path = user_cache() / "openvino" / f"{key}.blob"
+        if (cached := self._from_cache(path)) is not None:
+            return cached
+        model = self._graph(size)
+        return_freed_memory()  # the weights as they were read
+        compiled = self._core.compile_model(model, "CPU", self._options)
+        del model
+        return_freed_memory()
+        if not keep(path, compiled.export_model().getbuffer()):
+            return compiled
+        del compiled  # mapped from the file, it takes less memory
+        return_freed_memory()
+        return self._from_cache(path)
+
+    def _graph(self, size: int) -> ov.Model:
+        model = build_graph(hub.read(self.spec), self.spec)
+        # a fixed batch lets the plugin choose its kernels once; a dynamic one is slower and chooses per shape
+        model.reshape([size, self.spec.preprocess.size, self.spec.preprocess.size, 3])
+        return model
+
+    def _from_cache(self, path: Path) -> Any:
+        if not path.is_file():
+            return None
+        try:
+            with path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            tensor = import_openvino().Tensor(np.frombuffer(mapped, np.uint8))
+            compiled = self._core.import_model(tensor, "CPU", self._options)
+        except (OSError, RuntimeError, ValueError):
+            with contextlib.suppress(OSError):
+                path.unlink()  # damaged; it is made again
+            return None
+        if hasattr(mapped, "madvise"):
+            mapped.madvise(mmap.MADV_DONTNEED)  # the pages were read; OpenVINO has its own copy in the kernels' layout
+        return compiled
+
+
+def _rounded(n: int) -> int:
+    """A batch size that other short batches share: the next power of two up to 16, above that n itself."""
+    return 1 << (n - 1).bit_length() if n <= 16 else n
+
 
 def build_graph(tensors: hub.Tensors, spec: EncoderSpec) -> ov.Model:
     """The ResNet of `spec` as an OpenVINO model from uint8 `[n, size, size, 3]` to float32 `[n, dim]`.
 
-    Parameter names are torchvision's; raises WeightsError's cause, a KeyError, never: `hub.read` has checked the file.
+    Parameter names are torchvision's, and complete: `hub.read` has compared them with the backbone.
     """
     ov = import_openvino()
     import openvino.opset15 as op

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers
+from sslzoo.cli.process import make_lean
 from sslzoo.errors import InputError, Interrupted
 
 Source = Annotated[
@@ -35,6 +36,15 @@ def embed(
     device: Device = "auto",
     precision: Precision = "auto",
     backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
+    background: Annotated[
+        str, typer.Option(help="What lies under transparent pixels: a colour's name or #rrggbb.")
+    ] = "white",
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Embed what there is of a truncated file, and flag it.")
+    ] = False,
+    pixel_limit: Annotated[
+        int | None, typer.Option(min=1, help="Refuse images of more pixels; by default 179 million.")
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Vectors that never depend on the batch.")
     ] = False,
@@ -50,8 +60,10 @@ def embed(
     quiet: Quiet = False,
 ) -> None:
     """Turn images into vectors: an embeddings folder of Parquet parts, with the failures listed beside them."""
-    from sslzoo import formats, pipeline
+    from sslzoo import formats, pipeline, plan
+    from sslzoo.images.decode import PIXEL_LIMIT, Policy
 
+    make_lean()
     if format not in ("parquet", *formats.FORMATS):
         raise InputError(f"format is {format!r}; use parquet, {' or '.join(formats.FORMATS)}")
     out = output or Path(_stem(source) + ".emb")
@@ -61,10 +73,10 @@ def embed(
         "backend": backend,
         "batch_size": batch_size,
         "workers": workers,
+        "policy": Policy(_colour(background), allow_truncated, pixel_limit or PIXEL_LIMIT),
     }
     if dry_run:
-        plan = pipeline.plan(source, model, **choices)
-        _print_plan(plan, as_json)
+        _print_plan(plan.plan(source, model, **choices), as_json)
         return
     if shard is not None:
         index, shards = _shard(shard)
@@ -86,6 +98,8 @@ def embed(
             **choices,
         )
     except (KeyboardInterrupt, Interrupted):
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C while leaving changes nothing
         typer.echo("interrupted; finished parts are kept, and the same command with --resume goes on", err=True)
         raise typer.Exit(130) from None
     if format != "parquet":
@@ -103,7 +117,7 @@ def merge(
     _print_result(complete(folder).manifest, folder, as_json)
 
 
-def _print_result(m: dict[str, object], out: Path, as_json: bool) -> None:
+def _print_result(m: dict[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
         keys = ("model", "space", "precision", "backend", "rows", "failed", "left_out")
         typer.echo(json.dumps({key: m[key] for key in keys} | {"output": str(out)}))
@@ -114,6 +128,10 @@ def _print_result(m: dict[str, object], out: Path, as_json: bool) -> None:
         left_out = m["left_out"]
         if isinstance(left_out, dict) and left_out:
             typer.echo("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()), err=True)
+    if agreement := m.get("agreement"):
+        typer.echo(
+            "int8 beside fp32 on your images: " + ", ".join(f"{k} {v:.4g}" for k, v in agreement.items()), err=True
+        )
     if m["failed"]:
         typer.echo(f"{m['failed']} images could not be read; see {out / 'failures.parquet'}", err=True)
         raise typer.Exit(3)
@@ -153,6 +171,15 @@ def _stem(source: str) -> str:
     name = Path(source).resolve().name if Path(source).exists() else source.rstrip("/").rsplit("/", 1)[-1]
     name = name.split(".")[0] if not Path(source).is_dir() else name
     return "".join(c for c in name if c not in "*?[]{}") or "images"
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    from PIL import ImageColor
+
+    try:
+        return ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise InputError(f"--background is {text!r}; write a colour's name or #rrggbb") from None
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -22,15 +23,27 @@ def convert(
         typer.Option("--drop", metavar="PREFIX", help="Leave out entries that start so; may be repeated."),
     ] = None,
 ) -> None:
-    """Turn an authors' or your own checkpoint into a model folder; nothing in the file is run."""
-    from sslzoo import hub
+    """Turn an authors' or your own checkpoint into a model folder; nothing in the file is run.
+
+    A file whose published hash is known brings its name, source and license with it.
+    """
+    from sslzoo import hub, registry
     from sslzoo.convert import convert as run
-    from sslzoo.errors import OutputExists
+    from sslzoo.errors import InputError, OutputExists
 
     if output.exists():
         raise OutputExists(f"{output} already exists; remove it or choose another -o")
-    made = run(file, format=format, name=name, source=source, license=license, drop=drop or ())
-    hub.write(output, made.spec, made.tensors, hub.card(made.spec))
+    known = registry.of_checkpoint(file) if file.is_file() else None
+    if known is not None and license and license != known.license:
+        raise InputError(
+            f"{file} is the published file of {known.name}, whose license is {known.license}; leave out --license {license}"
+        )
+    if known is not None:
+        typer.echo(f"{file} is the published file of {known.name} ({known.license})", err=True)
+    made = run(file, format=format, spec=known, name=name, source=source, license=license, drop=drop or ())
+    within = known is not None and known.head is not None and known.head.checkpoint is None
+    spec = dataclasses.replace(made.spec, head=None)
+    hub.write(output, spec, made.tensors, hub.card(spec), head=made.head if within else None)
     p = made.spec.preprocess
     typer.echo(f"{output}: {made.spec.name}, a {made.spec.backbone}; format {made.format}")
     typer.echo(
@@ -49,5 +62,5 @@ def push(
     """Upload a model folder to the Hugging Face Hub; one without a license is refused."""
     from sslzoo import hub
 
-    for line in hub.push(folder, repo, private=private, dry_run=dry_run):
+    for line in hub.push(folder, repo, private=private, dry_run=dry_run).lines:
         typer.echo(line)

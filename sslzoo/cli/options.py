@@ -12,7 +12,7 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[
-    str, typer.Option(help="auto (bf16 where it is native and gives the same vectors), fp32, bf16 or fp16.")
+    str, typer.Option(help="auto (bf16 where it is native and gives the same vectors), fp32, bf16, fp16 or int8.")
 ]
 Workers = Annotated[int, typer.Option("-j", "--workers", help="Decode threads; 0 takes one per processor.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -50,8 +50,10 @@ def search(
         list[str],
         typer.Argument(metavar="QUERY", help="Image files, URLs, ids of the collection, .npy arrays, - for stdin."),
     ],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
-    threshold: Annotated[float | None, typer.Option(help="Leave out neighbours of a lower cosine.")] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="How many neighbours; by default 10, and all with --threshold.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Find all neighbours of at least this cosine.")] = None,
     prefix: Annotated[str, typer.Option(help="Find only ids that begin so, such as 'a/'.")] = "",
     where: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Find only rows with this value; may be repeated.")
@@ -68,10 +70,13 @@ def search(
     from sslzoo.search import search_images
 
     found_in = open_index(embeddings)
+    if found_in.unindexed:
+        newer = f"{found_in.unindexed} newer images are not in the index; add them: sslzoo index {embeddings}"
+        typer.echo(newer, err=True)
     names, found = search_images(
         found_in,
         queries,
-        k,
+        k or (10 if threshold is None else None),
         exclude_self=exclude_self,
         threshold=threshold,
         prefix=prefix,

@@ -11,6 +11,11 @@ import typer
 from sslzoo.cli.options import Json, number, percent, print_table
 from sslzoo.errors import SslzooError
 
+VERIFIED = {
+    "none": "neither the file nor its format was checked",
+    "format": "the conversion was proven with the authors' own code, on weights made by it",
+    "online": "the authors' file was downloaded, converted and checked",
+}
 License = Annotated[str | None, typer.Option(help="'permissive', or one license id.")]
 
 
@@ -19,6 +24,8 @@ def models(
     license: License = None,
     method: Annotated[str | None, typer.Option(help="Only this method, such as simsiam.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Only this backbone, such as resnet50 or r50w2.")] = None,
+    data: Annotated[str | None, typer.Option(help="Only those trained on this data set, such as ImageNet-1k.")] = None,
+    verified: Annotated[str | None, typer.Option(help="Only none, format or online.")] = None,
     cached: Annotated[bool, typer.Option("--cached", help="Only those that load without a network.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -31,6 +38,8 @@ def models(
         for spec in (registry.known()[name] for name in registry.list_models(pattern, license=license))
         if method in (None, spec.method)
         and (backbone is None or spec.backbone == (backbone_name(backbone) or backbone))
+        and (data is None or spec.trained_on.lower().startswith(data.lower()))
+        and verified in (None, spec.verified)
         and (not cached or hub.is_cached(spec))
     ]
     if as_json:
@@ -47,7 +56,7 @@ def models(
             percent(s.linear_top1),
             s.license,
             s.verified,
-            f"{s.size_bytes / 1e6:.0f} MB" if s.size_bytes else "?",
+            f"{s.size_bytes / 1e6:.0f} MB",
             "yes" if hub.is_cached(s) else "",
         )
         for s in specs
@@ -72,20 +81,28 @@ def show(
         typer.echo(spec.to_json(), nl=False)
         return
     p, g = spec.preprocess, spec.geometry
-    pinned = f"{spec.size_bytes / 1e6:.1f} MB, sha256 {spec.sha256[:16]}…" if spec.sha256 else "pinned on first use"
+    pinned = f"sha256 {spec.sha256}" if spec.sha256 else "sha256 pinned on first use"
+    head = spec.head and (spec.head.checkpoint.url if spec.head.checkpoint else "in the encoder's own file")
+    files = [
+        f"{c.url} ({', '.join(filter(None, [c.format, c.hash, f'{c.size_bytes} bytes' if c.size_bytes else '']))})"
+        for c in spec.checkpoints
+    ]
     facts = {
         "name": spec.name,
         "method": f"{spec.method} {spec.paper}".strip(),
-        "backbone": f"{spec.backbone}, {spec.dim} features, {g.stem} stem, {g.padding} padding",
+        "backbone": f"{spec.backbone}, {spec.dim} features, {g.stem} stem, {g.padding} padding, BN epsilon {g.bn_eps:g}",
         "trained on": f"{spec.trained_on}, {number(spec.epochs)} epochs" if spec.trained_on else "nothing",
         "license": " ".join([spec.license or "not stated", spec.license_note]).strip(),
         "data terms": spec.data_terms or "not stated",
         "preprocess": f"short side to {p.resize} px ({p.interpolation}), centre {p.size} px, mean {p.mean}, std {p.std}",
-        "weights": pinned if spec.sha256 or spec.checkpoints else "none",
-        "sources": ", ".join([*spec.sources, *(f"{c.url} ({c.format})" for c in spec.checkpoints)]) or "none",
+        "weights": f"{spec.size_bytes / 1e6:.1f} MB, {pinned}" if spec.size_bytes else "none",
+        "sources": f"\n{'':<11} ".join([*spec.sources, *files]) or "none",
+        "linear head": head or "none was published",
         "cached": "yes" if hub.is_cached(spec) else "no",
-        "verified": spec.verified,
-        "recipe": spec.recipe or "none",
+        "verified": f"{spec.verified} ({VERIFIED[spec.verified]})"
+        if spec.checkpoints
+        else "ours: nothing was converted",
+        "recipe": " at commit ".join(filter(None, [spec.recipe, spec.commit])) or "none",
     }
     for key, value in facts.items():
         typer.echo(f"{key:<11} {value}")

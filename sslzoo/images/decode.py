@@ -4,17 +4,19 @@
 - More than 8 bits a channel are scaled to 8, never clipped: 16-bit integers by 1/257, floats by their own range.
 - Transparency is laid over a background, white unless asked otherwise; palette, CMYK and the rest are converted to RGB.
 - Of an animation or a multi-page file the first frame counts (of HEIC the primary one), and the result says so.
-- A truncated file fails, unless `allow_truncated`.
-- A file that states more than `pixel_limit` pixels is refused before its pixels are read.
+- A truncated file fails, unless the policy says otherwise.
+- A file that states more pixels than the limit is refused before its pixels are read.
 No global setting of Pillow is changed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
-from dataclasses import dataclass, replace
-from typing import BinaryIO
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -22,6 +24,33 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from sslzoo.errors import ImageError
 
 PIXEL_LIMIT = 178_956_970  # a quarter of a gigabyte as RGB, Pillow's own limit before it warns of a decompression bomb
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What may be chosen: the colour (0 to 255) under transparency, whether truncated files count, and the pixel limit."""
+
+    background: tuple[int, int, int] = (255, 255, 255)
+    allow_truncated: bool = False
+    pixel_limit: int = PIXEL_LIMIT
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> Policy:
+        """The policy that an embeddings folder was made under."""
+        values = manifest.get("decode", {})
+        return cls(**{**values, "background": tuple(values["background"])} if values else {})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "background": list(self.background)}
+
+    def space(self, space: str) -> str:
+        """The space of vectors made under this policy; the pixel limit changes no pixel and so has no part in it."""
+        if replace(self, pixel_limit=PIXEL_LIMIT) == DEFAULT:
+            return space
+        return hashlib.sha256(f"{space} {self.background} {self.allow_truncated}".encode()).hexdigest()
+
+
+DEFAULT = Policy()
 
 
 @dataclass(frozen=True)
@@ -39,9 +68,7 @@ def decode(
     *,
     name: str = "",
     target: int | None = None,
-    background: tuple[int, int, int] = (255, 255, 255),
-    allow_truncated: bool = False,
-    pixel_limit: int = PIXEL_LIMIT,
+    policy: Policy = DEFAULT,
 ) -> Decoded:
     """Decodes one image by the policy above.
 
@@ -54,22 +81,22 @@ def decode(
                 "ignore"
             )  # Pillow warns of bombs and odd metadata; our limit and errors speak instead
             if isinstance(source, Image.Image):
-                return _to_rgb(source, source.size, background, pixel_limit, allow_truncated)
+                return _to_rgb(source, source.size, policy)
             if is_heif(source):
-                image, several = _open_heif(source, pixel_limit)
-                decoded = _to_rgb(image, image.size, background, pixel_limit, allow_truncated)
+                image, several = _open_heif(source, policy.pixel_limit)
+                decoded = _to_rgb(image, image.size, policy)
                 return replace(decoded, flags=("first-frame", *decoded.flags)) if several else decoded
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 size = image.size
-                _check_pixels(size, pixel_limit)
+                _check_pixels(size, policy.pixel_limit)
                 if target is not None and image.format == "JPEG":
                     shrink = 2 * target / min(size)
                     image.draft("RGB", (round(size[0] * shrink), round(size[1] * shrink)))
-                return _to_rgb(image, size, background, pixel_limit, allow_truncated)
+                return _to_rgb(image, size, policy)
     except ImageError as error:
         raise ImageError(error.reason, name) from None
     except Image.DecompressionBombError:
-        raise ImageError(f"more than {pixel_limit:,} pixels", name) from None
+        raise ImageError(f"more than {policy.pixel_limit:,} pixels", name) from None
     except UnidentifiedImageError:
         raise ImageError("not an image that can be read", name) from None
     except MemoryError:
@@ -114,15 +141,13 @@ def _check_pixels(size: tuple[int, int], limit: int) -> None:
         raise ImageError(f"{size[0]}x{size[1]} is more than {limit:,} pixels")
 
 
-def _to_rgb(
-    image: Image.Image, size: tuple[int, int], background: tuple[int, int, int], limit: int, allow_truncated: bool
-) -> Decoded:
-    _check_pixels(image.size, limit)
+def _to_rgb(image: Image.Image, size: tuple[int, int], policy: Policy) -> Decoded:
+    _check_pixels(image.size, policy.pixel_limit)
     flags = ["first-frame"] if getattr(image, "n_frames", 1) > 1 else []
     try:
         image.load()
     except OSError as error:
-        if not (allow_truncated and isinstance(image, ImageFile.ImageFile) and "truncated" in str(error)):
+        if not (policy.allow_truncated and isinstance(image, ImageFile.ImageFile) and "truncated" in str(error)):
             raise
         image.tile = []  # what was decoded so far counts as the whole; Pillow's own switch for this is global
         flags.append("truncated")
@@ -133,7 +158,7 @@ def _to_rgb(
         image = _scale_depth(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*policy.background, 255)), image)
     return Decoded(image.convert("RGB"), width, height, tuple(flags))
 
 
@@ -146,4 +171,7 @@ def _scale_depth(image: Image.Image) -> Image.Image:
         top = 1.0
     else:
         top = 255.0 if values.max(initial=0) <= 255 else float(values.max())
-    return Image.fromarray(np.clip(values * (255 / top), 0, 255).round().astype(np.uint8), "L")
+    grey = Image.fromarray(np.clip(values * (255 / top), 0, 255).round().astype(np.uint8))
+    if isinstance(hidden := image.info.get("transparency"), int):  # PNG may name one grey value that isn't to be seen
+        grey.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    return grey

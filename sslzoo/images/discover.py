@@ -18,7 +18,7 @@ from sslzoo.images.sources.location import file_system, is_url
 from sslzoo.images.sources.memory import MemoryReader
 from sslzoo.images.sources.table import DatasetReader, ParquetReader
 
-__all__ = ["Item", "Reader", "Source", "Summary", "discover", "open_source", "split"]
+__all__ = ["Item", "Reader", "Source", "Summary", "class_names", "discover", "open_source", "parts", "split"]
 
 LISTS = (".txt", ".lst", ".list")
 
@@ -57,9 +57,19 @@ def open_source(source: Source) -> Reader:
     )
 
 
+def parts(reader: Reader) -> list[Reader]:
+    """The readers that a chain of files is made of; of any other reader, itself."""
+    return reader.readers if isinstance(reader, _Chain) else [reader]
+
+
 def discover(source: Source, summary: Summary | None = None) -> Iterator[Item]:
     """The images of a source as a stream, in a fixed order; `summary` counts what is left out."""
     return open_source(source).items(summary if summary is not None else Summary())
+
+
+def class_names(source: Source) -> list[str]:
+    """The names of all classes in the order of their numbers, where a Parquet file or a dataset knows them; else none."""
+    return list(getattr(parts(open_source(source))[0], "class_names", []))
 
 
 def split(source: str | Path, *names: str) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslzoo.errors import ImageError
-from sslzoo.images.decode import Decoded, decode
+from sslzoo.images.decode import DEFAULT, Decoded, Policy, decode
 from sslzoo.images.discover import Item
 from sslzoo.images.preprocess import resize_crop
 from sslzoo.spec import Preprocess
@@ -23,7 +23,9 @@ R = TypeVar("R")
 K = TypeVar("K")
 
 
-def ordered(function: Callable[[T], R], inputs: Iterable[T], *, workers: int, ahead: int) -> Iterator[tuple[T, R]]:
+def ordered(
+    function: Callable[[T], R], inputs: Iterable[T], *, workers: int, ahead: int
+) -> Generator[tuple[T, R], None, None]:
     """`(input, function(input))` in order, computed by `workers` threads at most `ahead` inputs in advance."""
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="decode") as pool:
         pending: deque[tuple[T, Future[R]]] = deque()
@@ -41,7 +43,14 @@ def ordered(function: Callable[[T], R], inputs: Iterable[T], *, workers: int, ah
                 future.cancel()
 
 
-def pixels(item: Item, preprocess: Preprocess) -> tuple[NDArray[np.uint8], Decoded] | ImageError:
+def processors() -> int:
+    """How many processors this process may use (fewer than there are, in many a container)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pixels(
+    item: Item, preprocess: Preprocess, policy: Policy = DEFAULT
+) -> tuple[NDArray[np.uint8], Decoded] | ImageError:
     """One input as uint8 `[size, size, 3]` with what decoding found, or the reason why there is none."""
     try:
         source = item.open()
@@ -50,28 +59,33 @@ def pixels(item: Item, preprocess: Preprocess) -> tuple[NDArray[np.uint8], Decod
     except OSError as error:
         return ImageError(f"can't be opened: {error.strerror or error}", item.id)
     try:
-        decoded = decode(source, name=item.id, target=preprocess.resize)
+        decoded = decode(source, name=item.id, target=preprocess.resize, policy=policy)
         return resize_crop(decoded.image, preprocess), decoded
     except ImageError as error:
         return error
 
 
 def read_or_reuse(
-    items: Iterable[tuple[Item, K | None]], preprocess: Preprocess, *, workers: int = 0, ahead: int = 64
+    items: Iterable[tuple[Item, K | None]],
+    preprocess: Preprocess,
+    policy: Policy = DEFAULT,
+    *,
+    workers: int = 0,
+    ahead: int = 64,
 ) -> Iterator[tuple[Item, K | tuple[NDArray[np.uint8], Decoded] | ImageError]]:
     """Like `read`, but an item that comes with something known of it gives that back, in its place, without being opened."""
 
     def step(pair: tuple[Item, K | None]) -> K | tuple[NDArray[np.uint8], Decoded] | ImageError:
         item, known = pair
-        return pixels(item, preprocess) if known is None else known
+        return pixels(item, preprocess, policy) if known is None else known
 
-    for (item, _), result in ordered(step, items, workers=workers or os.cpu_count() or 1, ahead=ahead):
+    for (item, _), result in ordered(step, items, workers=workers or processors(), ahead=ahead):
         yield item, result
 
 
 def read(
-    items: Iterable[Item], preprocess: Preprocess, *, workers: int = 0, ahead: int = 64
+    items: Iterable[Item], preprocess: Preprocess, policy: Policy = DEFAULT, *, workers: int = 0, ahead: int = 64
 ) -> Iterator[tuple[Item, tuple[NDArray[np.uint8], Decoded] | ImageError]]:
     """Every item with its pixels or its error, in order; `workers` 0 takes one thread per processor."""
-    step = partial(pixels, preprocess=preprocess)
-    yield from ordered(step, items, workers=workers or os.cpu_count() or 1, ahead=ahead)
+    step = partial(pixels, preprocess=preprocess, policy=policy)
+    yield from ordered(step, items, workers=workers or processors(), ahead=ahead)

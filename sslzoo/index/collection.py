@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sslzoo.embeddings import Embeddings, columns, normalize, part_files, vectors_by_part
+from sslzoo.embeddings import Embeddings, columns_schema, normalize, part_files, tables_by_part, vectors_by_part
 from sslzoo.errors import InputError, SpaceMismatch
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Collection:
         self.space, self.model, self.manifest = embeddings.space, embeddings.model, embeddings.manifest
         self.dim = embeddings.dim
         self.removed: NDArray[np.int64] = np.empty(0, np.int64)  # rows that no search finds any more
+        self._read: dict[str, pa.ChunkedArray] = {}
 
     @property
     def alive(self) -> NDArray[np.bool_]:
@@ -79,28 +80,61 @@ class Collection:
         assert self.embeddings.folder is not None
         return part_files(self.embeddings.folder)
 
-    @cached_property
-    def table(self) -> pa.Table:
-        """All columns but the vectors; `path` holds the ids."""
+    @property
+    def column_names(self) -> list[str]:
+        """The columns beside the vectors; `path` holds the ids."""
+        if self.embeddings.folder is not None:
+            names: list[str] = columns_schema(self._files).names
+            return names
+        return ["path"] if self.embeddings.labels is None else ["path", "label"]
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column, in the order of the rows; read when it is first asked for."""
+        if name not in self._read:
+            self._read[name] = self._column(name)
+        return self._read[name]
+
+    def _column(self, name: str) -> pa.ChunkedArray:
         import pyarrow as pa
 
         if self.embeddings.folder is not None:
-            return columns(self._files)
-        labels = self.embeddings.labels
-        known = {} if labels is None else {"label": [None if label is None else str(label) for label in labels]}
-        return pa.table({"path": pa.array(list(self.embeddings.ids), pa.string()), **known})
+            tables = list(tables_by_part(self._files, [name]))
+            return pa.concat_tables(tables).column(0)
+        values = self.embeddings.ids if name == "path" else self.embeddings.labels or ()
+        return pa.chunked_array([pa.array([None if value is None else str(value) for value in values], pa.string())])
+
+    def take(self, name: str, rows: Sequence[int] | NDArray[np.int64]) -> list[Any]:
+        """The values of some rows in a column; only the chunks in which they lie are looked at."""
+        import pyarrow as pa
+
+        chunks = self.column(name).chunks
+        ends = np.cumsum([len(chunk) for chunk in chunks])
+        rows = np.asarray(rows, np.int64)
+        chunk_of = np.searchsorted(ends, rows, side="right")
+        out = np.empty(len(rows), object)
+        for number in np.unique(chunk_of):
+            here = np.flatnonzero(chunk_of == number)
+            places = rows[here] - (ends[number] - len(chunks[number]))
+            # not from the numpy array itself: pyarrow would import pandas to look at it
+            indices = pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)])
+            out[here] = chunks[number].take(indices).to_pylist()
+        return list(out)
 
     def ids_at(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
         """The ids of some rows."""
-        ids: list[str] = self.table["path"].take(np.asarray(rows, np.int64)).to_pylist()
-        return ids
+        return self.take("path", rows)
 
     def row_of(self, id_: str) -> int | None:
         """The first row of an id, or None."""
         import pyarrow.compute as pc
 
-        row = int(pc.index(self.table["path"], value=id_).as_py())
-        return None if row < 0 else row
+        wanted, start = _text(id_), 0
+        for chunk in self.column("path").chunks:
+            row = int(pc.index(chunk, value=wanted).as_py())
+            if row >= 0:
+                return start + row
+            start += len(chunk)
+        return None
 
     def matching(self, *, prefix: str = "", where: Mapping[str, str] | None = None) -> NDArray[np.bool_] | None:
         """Which rows have an id that starts with `prefix` and these values in these columns; None where all may.
@@ -111,19 +145,29 @@ class Collection:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        mask: NDArray[np.bool_] | None = None
-        conditions = [pc.starts_with(self.table["path"], pattern=prefix)] if prefix else []
+        def equals(chunk: Any, value: str) -> NDArray[np.bool_]:
+            if not pa.types.is_list(chunk.type):
+                return np.asarray(pc.equal(pc.cast(chunk, pa.string()), _text(value)), bool)
+            found = np.zeros(len(chunk), bool)
+            equal = pc.equal(pc.cast(pc.list_flatten(chunk), pa.string()), _text(value))
+            found[np.asarray(pc.list_parent_indices(chunk).filter(equal))] = True
+            return found
+
+        tests: list[tuple[str, Callable[[Any], NDArray[np.bool_]]]] = []
+        if prefix:
+            tests.append(("path", lambda chunk: np.asarray(pc.starts_with(chunk, pattern=prefix), bool)))
         for name, value in (where or {}).items():
-            if name not in self.table.column_names:
-                raise InputError(f"no column {name!r}; filter by one of: {', '.join(self.table.column_names)}")
-            column = self.table[name]
-            if pa.types.is_list(column.type):
-                conditions.append(pa.array([value in (entry or ()) for entry in column.to_pylist()], pa.bool_()))
-            else:
-                conditions.append(pc.equal(pc.cast(column, pa.string()), value))
-        for condition in conditions:
-            found = np.asarray(condition.fill_null(False).to_numpy(zero_copy_only=False), bool)
-            mask = found if mask is None else mask & found
+            if name not in self.column_names:
+                raise InputError(f"no column {name!r}; filter by one of: {', '.join(self.column_names)}")
+            tests.append((name, partial(equals, value=value)))
+        if not tests:
+            return None
+        mask = np.ones(len(self), bool)
+        for name, test in tests:
+            start = 0
+            for chunk in self.column(name).chunks:
+                mask[start : start + len(chunk)] &= test(chunk)
+                start += len(chunk)
         return mask
 
     def queries(self, queries: Embeddings | NDArray[np.float32]) -> NDArray[np.float32]:
@@ -148,6 +192,7 @@ class MappedCollection(Collection):
         self.dim, self._n = facts["dim"], facts["rows"]
         self._vectors, self._rows = vectors, rows
         self.removed = np.empty(0, np.int64)
+        self._read = {}
 
     def __len__(self) -> int:
         return int(self._n)
@@ -160,10 +205,27 @@ class MappedCollection(Collection):
         return np.asarray(mapped)  # a view: np.memmap itself is slower at every small step
 
     @cached_property
-    def table(self) -> pa.Table:
+    def _table(self) -> pa.Table:
         import pyarrow as pa
 
-        return pa.ipc.open_file(pa.memory_map(str(self._rows))).read_all().slice(0, self._n)
+        return pa.ipc.open_file(pa.memory_map(str(self._rows))).read_all()
+
+    @property
+    def column_names(self) -> list[str]:
+        found: list[str] = self._table.column_names
+        return found
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return self._table.column(name)
+
+
+def _text(value: str) -> pa.Scalar:
+    """A string for pyarrow to compare with; `pa.scalar` and `pa.array` import pandas, which takes longer than a search."""
+    import pyarrow as pa
+
+    data = value.encode("utf-8", "surrogatepass")
+    ends = np.array([0, len(data)], np.int32)
+    return pa.StringArray.from_buffers(1, pa.py_buffer(ends), pa.py_buffer(data))[0]
 
 
 def _slices(vectors: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ class ExactIndex:
 
     def __init__(self, embeddings: Embeddings | Collection) -> None:
         self.collection = embeddings if isinstance(embeddings, Collection) else Collection(embeddings)
+        self.unindexed = 0  # rows of its folder that came after the index was made, and are not searched
 
     def __len__(self) -> int:
         return len(self.collection) - len(self.collection.removed)
@@ -62,7 +63,7 @@ class ExactIndex:
     def search(
         self,
         queries: Embeddings | NDArray[np.float32],
-        k: int = 10,
+        k: int | None = 10,
         *,
         exclude: Sequence[int | None] | None = None,
         within: NDArray[np.bool_] | None = None,
@@ -72,25 +73,27 @@ class ExactIndex:
 
         `queries` are Embeddings, whose space is checked, or vectors `[q, dim]` on your own word. `exclude` names for each
         query one row of the collection to leave out (itself), or None; `within` is a mask `[n]` of the rows that may be
-        found; `threshold` drops scores below it. k is cut to what there is. Raises SpaceMismatch or InputError.
+        found; `threshold` drops scores below it. k is cut to what there is; None finds every row that reaches the threshold,
+        in an exact pass whatever the kind of index. Raises SpaceMismatch or InputError.
         """
         probes = self.collection.queries(queries)
-        if k < 1:
+        if k is None and threshold is None:
+            raise InputError("k is None, which finds all that reach a threshold; give one")
+        if k is not None and k < 1:
             raise InputError(f"k is {k}; ask for at least one neighbour")
         if len(self.collection.removed):
             within = self.collection.alive if within is None else within & self.collection.alive
         left_out = np.array([-1 if row is None else row for row in exclude or [None] * len(probes)], np.int64)
-        rows, scores = self._nearest(probes, min(k, max(1, len(self.collection))), left_out, within)
-        keep = rows >= 0
-        if threshold is not None:
-            keep &= scores >= threshold
-        lines = [row[kept] for row, kept in zip(rows, keep, strict=True)]
-        ids = iter(self.collection.ids_at(np.concatenate([*lines, np.empty(0, np.int64)])))
-        return Neighbours(
-            [list(itertools.islice(ids, len(line))) for line in lines],
-            [line[kept] for line, kept in zip(scores, keep, strict=True)],
-            lines,
-        )
+        if k is None:
+            assert threshold is not None
+            rows, scores = all_above(self.collection, probes, threshold, left_out, within)
+        else:
+            found, cosines = self._nearest(probes, min(k, max(1, len(self.collection))), left_out, within)
+            keep = (found >= 0) & (cosines >= (-np.inf if threshold is None else threshold))
+            rows = [line[kept] for line, kept in zip(found, keep, strict=True)]
+            scores = [line[kept] for line, kept in zip(cosines, keep, strict=True)]
+        ids = iter(self.collection.ids_at(np.concatenate([*rows, np.empty(0, np.int64)])))
+        return Neighbours([list(itertools.islice(ids, len(line))) for line in rows], scores, rows)
 
     def _nearest(
         self, probes: NDArray[np.float32], k: int, left_out: NDArray[np.int64], within: NDArray[np.bool_] | None
@@ -126,6 +129,57 @@ def exact(
             found = np.where(found == left_out[:, None], -1, found)
         rows, scores = order(np.hstack([rows, found]), np.hstack([scores, cosine]), wanted)
     return rows[:, :k], scores[:, :k]
+
+
+def all_above(
+    collection: Collection,
+    probes: NDArray[np.float32],
+    threshold: float,
+    left_out: NDArray[np.int64],
+    within: NDArray[np.bool_] | None = None,
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32]]]:
+    """For each probe all rows whose score is at least the threshold, nearest first, and these scores."""
+    rows: list[list[NDArray[np.int64]]] = [[] for _ in probes]
+    scores: list[list[NDArray[np.float32]]] = [[] for _ in probes]
+    for query, near, cosine in pairs_above(collection, probes, threshold, within):
+        kept = (cosine >= threshold) & (near != left_out[query])
+        query, near, cosine = query[kept], near[kept], cosine[kept]
+        ends = np.searchsorted(query, np.arange(len(probes) + 1))
+        for i in np.unique(query):
+            rows[i].append(near[ends[i] : ends[i + 1]])
+            scores[i].append(cosine[ends[i] : ends[i + 1]])
+    found, cosines = [], []
+    for i in range(len(probes)):
+        near = np.concatenate([*rows[i], np.empty(0, np.int64)])
+        cosine = np.concatenate([*scores[i], np.empty(0, np.float32)])
+        best = np.lexsort((near, -cosine))
+        found.append(near[best])
+        cosines.append(cosine[best])
+    return found, cosines
+
+
+def pairs_above(
+    collection: Collection, probes: NDArray[np.float32], threshold: float, within: NDArray[np.bool_] | None = None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+    """All pairs of a probe and a row whose score is, but for rounding, at least the threshold: probes in order, rows, scores.
+
+    They come block by block of the similarity matrix, so that the memory is that of the pairs in one block.
+    """
+    for start, bank in collection.chunks():
+        step = max(1, SIMILARITY_BYTES // (4 * len(bank)))
+        for first in range(0, len(probes), step):
+            block = probes[first : first + step]
+            query, place = np.nonzero(block @ bank.T >= threshold - ROUNDING)
+            if within is not None:
+                allowed = within[start + place]
+                query, place = query[allowed], place[allowed]
+            if len(query):
+                cosine = np.empty(len(query), np.float32)
+                many = max(1, GATHER_BYTES // (8 * bank.shape[1]))
+                for at in range(0, len(query), many):
+                    some = slice(at, at + many)
+                    cosine[some] = score(bank[place[some]], block[query[some]])
+                yield first + query, start + place, cosine
 
 
 def order(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Found:

@@ -1,30 +1,44 @@
 """An index inside its embeddings folder (`index/`): written from the parts in bounded memory, opened memory-mapped.
 
-`vectors.f32` holds the normalised vectors row by row, `rows.arrow` all other columns, `index.json` the kind, the space, the
-parts it was made of and what was removed; an approximate kind adds `structure-N.faiss` and `members-N.npy`. The parts
-themselves are never changed. `index.json` is written last, so an interrupted change leaves the index as it was.
+`index.json` holds the kind, the space, the parts it was made of, and the names of the other files: `vectors-N.f32`, the
+normalised vectors row by row; `rows-N.arrow`, all other columns; `removed-N.npy`; and for an approximate kind
+`structure-N.faiss` and `members-N.npy`. A change writes files of new names (vectors are appended behind those in use), then
+replaces `index.json`, then removes the files that nothing names any more: killed at any point, it leaves the index as it was.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sslzoo.embeddings import INDEX, Embeddings, columns, normalize, part_files, read_manifest, vectors_by_part
+from sslzoo.embeddings import (
+    INDEX,
+    Embeddings,
+    normalize,
+    part_files,
+    read_manifest,
+    tables_by_part,
+    vectors_by_part,
+)
 from sslzoo.errors import InputError, SpaceMismatch
 from sslzoo.index import MEMORY, RECALL, build_index
 from sslzoo.index.approximate import STALE, ApproximateIndex, FlatIndex
 from sslzoo.index.collection import MappedCollection
 from sslzoo.index.exact import ExactIndex
 
-FORMAT = 1
-FACTS, VECTORS, ROWS = "index.json", "vectors.f32", "rows.arrow"
+FORMAT = 2
+FACTS, LOCK = "index.json", ".lock"
+FOOTER = 4096  # bytes at a part's end; they hold its row count, statistics and what it was made of
+ROWS_BYTES = 16 << 20  # of columns written at a time
+
+Facts = dict[str, Any]
 
 
 def has_index(folder: str | Path) -> bool:
@@ -35,14 +49,15 @@ def has_index(folder: str | Path) -> bool:
 def open_index(folder: str | Path) -> ExactIndex:
     """The index of an embeddings folder, memory-mapped; exact search over the parts where none was made.
 
-    Raises InputError when the folder is no embeddings folder or its parts have changed since, and SpaceMismatch when the
-    index was made of vectors from another encoder.
+    Parts that came after the index was made are not searched; `unindexed` says how many rows they have. Raises InputError
+    when the folder is no embeddings folder or the parts of the index have changed, and SpaceMismatch when the index was
+    made of vectors from another encoder.
     """
     folder = Path(folder)
     if not has_index(folder):
         return ExactIndex(Embeddings.open(folder))
     facts = _facts(folder)
-    if _parts_now(folder) != facts["parts"]:
+    if not _continues(_parts_now(folder), facts):
         raise InputError(f"{folder} has changed since its index was made; bring it up to date: sslzoo index {folder}")
     return _open(folder, facts)
 
@@ -52,42 +67,23 @@ def write_index(
 ) -> ExactIndex:
     """Makes the index of an embeddings folder, or brings the one that is there up to date, and opens it.
 
-    New parts are added to an index of the same kind; anything else builds it anew. Raises like `build_index`.
+    Only what is new is read again: parts that came are appended, and a structure of the same kind takes them in, as long as
+    it keeps the recall. Raises like `build_index`, and InputError while another process writes the same index.
     """
     folder = Path(folder)
     embeddings = Embeddings.open(folder)
-    if has_index(folder) and not rebuild:
-        facts, parts = _facts(folder), _parts_now(folder)
-        same_kind = kind in (facts["kind"], facts["asked"]) and (facts["recall"] is None or facts["recall"] >= recall)
-        if same_kind and facts["parts"] == parts[: len(facts["parts"])]:
-            return _open(folder, facts) if parts == facts["parts"] else _add_parts(folder, facts, parts)
-    temporary = folder / f".{INDEX}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with _alone(folder):
         parts = _parts_now(folder)
-        facts = {
-            "format": FORMAT,
-            "space": embeddings.space,
-            "model": embeddings.model,
-            "dim": embeddings.dim,
-            "rows": _write_vectors(temporary / VECTORS, part_files(folder), keep=0, dim=embeddings.dim),
-            "parts": parts,
-            "removed": _still_removed(folder, parts),
-            "asked": kind,
-            "wanted": recall,
-            "recall": None,
-            "version": 0,
-        }
-        _write_rows(temporary / ROWS, part_files(folder))
-        collection = MappedCollection(temporary / VECTORS, temporary / ROWS, facts, embeddings.manifest)
-        collection.removed = np.array(facts["removed"], np.int64)
-        index = build_index(collection, kind, recall=recall, memory=memory)
-        _save(temporary, facts, index)
-        shutil.rmtree(folder / INDEX, ignore_errors=True)
-        os.replace(temporary, folder / INDEX)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        old = _facts(folder) if has_index(folder) and not rebuild else None
+        if old and not (_continues(parts, old) and (old["space"], old["dim"]) == (embeddings.space, embeddings.dim)):
+            old = None
+        same = old is not None and kind in (old["kind"], old["asked"]) and (old["recall"] or 1) >= recall
+        if old and same and old["parts"] == parts:
+            return _open(folder, old)
+        facts = _store(folder, embeddings, old, parts) | {"asked": kind, "wanted": recall}
+        collection = _collection(folder, facts, embeddings.manifest)
+        index = _grown(folder, old, collection, recall) if old and same else None
+        _save(folder, facts, index or build_index(collection, kind, recall=recall, memory=memory))
     return open_index(folder)
 
 
@@ -98,115 +94,193 @@ def remove(folder: str | Path, ids: Sequence[str]) -> ExactIndex:
     without them. Raises InputError for an id that isn't there.
     """
     folder = Path(folder)
-    index = open_index(folder) if has_index(folder) else write_index(folder, "exact")
-    rows = {id_: index.collection.row_of(id_) for id_ in ids}
-    if unknown := [id_ for id_, row in rows.items() if row is None]:
-        example = index.collection.ids_at([0])[0]
-        raise InputError(f"{unknown[0]} is not an id of {folder}; ids look like {example}")
-    index.collection.removed = np.union1d(index.collection.removed, np.array(list(rows.values()), np.int64))
-    facts = _facts(folder)
-    if isinstance(index, ApproximateIndex) and index.structure is not None:
-        inside = int(np.isin(index.members, index.collection.removed).sum())
-        if inside > STALE * len(index.members):
-            index.build()
-            index.tune(facts["wanted"])
-            facts["version"] += 1
-    _save(folder / INDEX, facts, index)
+    if not has_index(folder):
+        write_index(folder, "exact")
+    with _alone(folder):
+        index, facts = open_index(folder), _facts(folder)
+        collection = index.collection
+        rows = {id_: collection.row_of(id_) for id_ in ids}
+        if unknown := [id_ for id_, row in rows.items() if row is None]:
+            raise InputError(f"{unknown[0]} is not an id of {folder}; ids look like {collection.ids_at([0])[0]}")
+        collection.removed = np.union1d(collection.removed, np.array(list(rows.values()), np.int64))
+        unchanged = True
+        if isinstance(index, ApproximateIndex) and index.structure is not None:
+            inside = int(np.isin(index.members, collection.removed).sum())
+            if inside > STALE * len(index.members):
+                index.build()
+                index.tune(facts["wanted"])
+                unchanged = False
+        _save(folder, facts, index, same_structure=unchanged)
     return open_index(folder)
 
 
-def _open(folder: Path, facts: dict[str, Any], *, mapped: bool = True) -> ExactIndex:
+def _open(folder: Path, facts: Facts, *, mapped: bool = True) -> ExactIndex:
     manifest = read_manifest(folder)
     if manifest["space"] != facts["space"]:
         raise SpaceMismatch(
             f"the index of {folder} was made of vectors by {facts['model']} (space {facts['space'][:8]}), the folder now "
             f"has those by {manifest['model']} (space {manifest['space'][:8]}); build it again: sslzoo index {folder} --rebuild"
         )
-    at = folder / INDEX
-    expected = 4 * facts["rows"] * facts["dim"]
-    if not (at / VECTORS).is_file() or (at / VECTORS).stat().st_size < expected:
-        raise InputError(f"{at / VECTORS} is cut off; build the index again: sslzoo index {folder} --rebuild")
-    collection = MappedCollection(at / VECTORS, at / ROWS, facts, manifest)
-    collection.removed = np.array(facts["removed"], np.int64)
+    at, files = folder / INDEX, facts["files"]
+    vectors = at / files["vectors"]
+    if not vectors.is_file() or vectors.stat().st_size < 4 * facts["rows"] * facts["dim"]:
+        raise InputError(f"{vectors} is cut off; build the index again: sslzoo index {folder} --rebuild")
+    collection = _collection(folder, facts, manifest)
+    index: ExactIndex
     if facts["kind"] in ("exact", "flat"):
-        return ExactIndex(collection) if facts["kind"] == "exact" else FlatIndex(collection)
-    index = ApproximateIndex(collection, facts["kind"])
-    index.effort, index.recall = facts["effort"], facts["recall"]
-    structure, members = _structure(at, facts)
-    if structure.is_file():
-        index.load(structure, mapped=mapped)
-        index.members = np.load(members, mmap_mode="r")
+        index = ExactIndex(collection) if facts["kind"] == "exact" else FlatIndex(collection)
+    else:
+        index = approximate = ApproximateIndex(collection, facts["kind"])
+        approximate.effort, approximate.recall = facts["effort"], facts["recall"]
+        if "structure" in files:
+            approximate.load(at / files["structure"], mapped=mapped)
+            approximate.members = np.load(at / files["members"], mmap_mode="r")
+    index.unindexed = manifest["rows"] - facts["rows"]
     return index
 
 
-def _save(at: Path, facts: dict[str, Any], index: ExactIndex) -> None:
-    facts = facts | {"kind": index.kind, "removed": index.collection.removed.tolist()}
-    keep = {FACTS, VECTORS, ROWS}
+def _collection(folder: Path, facts: Facts, manifest: dict[str, Any]) -> MappedCollection:
+    at, files = folder / INDEX, facts["files"]
+    collection = MappedCollection(at / files["vectors"], at / files["rows"], facts, manifest)
+    if "removed" in files:
+        collection.removed = np.load(at / files["removed"])
+    return collection
+
+
+def _store(folder: Path, embeddings: Embeddings, old: Facts | None, parts: list[list[Any]]) -> Facts:
+    """Brings vectors and columns on disk, as far as they are not there already; returns the facts of what there is now."""
+    at = folder / INDEX
+    at.mkdir(exist_ok=True)
+    facts: Facts = {
+        "format": FORMAT,
+        "space": embeddings.space,
+        "model": embeddings.model,
+        "dim": embeddings.dim,
+        "parts": parts,
+        "version": _version(folder),
+        "rows": old["rows"] if old else 0,
+        "files": dict(old["files"]) if old else {},
+    }
+    if old and old["parts"] == parts:
+        return facts
+    number, files, new = facts["version"] + 1, facts["files"], part_files(folder)
+    files["rows"] = f"rows-{number}.arrow"
+    _write_rows(at / files["rows"], new)
+    if old is None:
+        files["vectors"] = f"vectors-{number}.f32"
+        if removed := _still_removed(folder, parts):
+            files["removed"] = removed
+    else:
+        new = new[len(old["parts"]) :]
+    keep = 4 * facts["rows"] * facts["dim"]
+    facts["rows"] += _append_vectors(at / files["vectors"], new, keep=keep, dim=facts["dim"])
+    return facts
+
+
+def _grown(folder: Path, old: Facts, collection: MappedCollection, recall: float) -> ApproximateIndex | None:
+    """The index that is there with the new rows of the collection, if it can take them in and still keeps the recall."""
+    if "structure" not in old["files"]:
+        return None
+    index = _open(folder, old, mapped=False)
+    assert isinstance(index, ApproximateIndex)
+    index.collection = collection
+    index.add(old["rows"])
+    return index if index.tune(recall) >= recall else None
+
+
+def _save(folder: Path, facts: Facts, index: ExactIndex, *, same_structure: bool = False) -> None:
+    at = folder / INDEX
+    number = facts["version"] + 1
+    files = {name: facts["files"][name] for name in ("vectors", "rows")}
+    facts = facts | {"version": number, "kind": index.kind, "recall": None, "files": files}
+    if len(index.collection.removed):
+        files["removed"] = _write(at / f"removed-{number}.npy", lambda path: np.save(path, index.collection.removed))
     if isinstance(index, ApproximateIndex):
         facts |= {"effort": index.effort, "recall": index.recall}
-        structure, members = _structure(at, facts)
         if index.structure is not None:
-            if not structure.exists():
-                index.save(structure)
-                np.save(members, index.members)
-            keep |= {structure.name, members.name}
+            files["structure"], files["members"] = f"structure-{number}.faiss", f"members-{number}.npy"
+            if same_structure:
+                old = _facts(folder)["files"]
+                files["structure"], files["members"] = old["structure"], old["members"]
+            else:
+                _write(at / files["structure"], index.save)
+                _write(at / files["members"], lambda path: np.save(path, index.members))
     temporary = at / f".{FACTS}.tmp"
-    temporary.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    _write(temporary, lambda path: path.write_text(json.dumps(facts) + "\n", encoding="utf-8"))
     os.replace(temporary, at / FACTS)
     for path in at.iterdir():
-        if path.name not in keep:
+        if path.name not in (FACTS, LOCK, *files.values()):
             path.unlink()
 
 
-def _add_parts(folder: Path, facts: dict[str, Any], parts: list[list[Any]]) -> ExactIndex:
-    index = _open(folder, facts, mapped=False)
-    files = part_files(folder)
-    before = facts["rows"]
-    at = folder / INDEX
-    bytes_before = 4 * before * facts["dim"]
-    added = _write_vectors(at / VECTORS, files[len(facts["parts"]) :], keep=bytes_before, dim=facts["dim"])
-    _write_rows(at / ROWS, files)
-    facts |= {"rows": before + added, "parts": parts, "version": facts["version"] + 1}
-    removed = index.collection.removed
-    index.collection = MappedCollection(at / VECTORS, at / ROWS, facts, index.collection.manifest)
-    index.collection.removed = removed
-    if isinstance(index, ApproximateIndex):
-        index.add(before)
-        index.tune(facts["wanted"])
-    _save(at, facts, index)
-    return open_index(folder)
+def _write(path: Path, write: Callable[[Path], Any]) -> str:
+    """Writes a file and waits until it is on disk; returns its name."""
+    write(path)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    return path.name
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lets one process at a time change the index; the lock goes with the process that holds it."""
+    from filelock import FileLock, Timeout
+
+    (folder / INDEX).mkdir(exist_ok=True)
+    lock = FileLock(folder / INDEX / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"another process is writing the index of {folder}; wait until it is done") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _facts(folder: Path) -> Facts:
     path = folder / INDEX / FACTS
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts: Facts = json.loads(path.read_text(encoding="utf-8"))
         if facts["format"] == FORMAT:
             return facts
     except (ValueError, KeyError, TypeError):
         pass
-    raise InputError(f"{path} can't be read by this version; remove {path.parent} and run: sslzoo index {folder}")
+    raise InputError(f"{path} can't be read by this version; build the index again: sslzoo index {folder} --rebuild")
+
+
+def _version(folder: Path) -> int:
+    """The number of the last change, finished or not."""
+    numbers = [path.stem.rpartition("-")[2] for path in (folder / INDEX).glob("*-*.*")]
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
 def _parts_now(folder: Path) -> list[list[Any]]:
-    """Name and size in bytes of each part: enough to see that parts came or went."""
-    return [[path.name, path.stat().st_size] for path in part_files(folder)]
+    """Name, size in bytes and a checksum of the footer of each part: enough to see that parts came, went or changed."""
+    parts = []
+    for path in part_files(folder):
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - FOOTER))
+            parts.append([path.name, size, zlib.crc32(file.read())])
+    return parts
 
 
-def _still_removed(folder: Path, parts: list[list[Any]]) -> list[int]:
-    """The rows removed from the index that is there, if its parts still begin the folder's."""
-    if not has_index(folder):
-        return []
-    facts = _facts(folder)
-    removed: list[int] = facts["removed"] if facts["parts"] == parts[: len(facts["parts"])] else []
-    return removed
+def _continues(parts: list[list[Any]], facts: Facts) -> bool:
+    """Whether the folder's parts begin with those of the index."""
+    return bool(parts[: len(facts["parts"])] == facts["parts"])
 
 
-def _structure(at: Path, facts: dict[str, Any]) -> tuple[Path, Path]:
-    return at / f"structure-{facts['version']}.faiss", at / f"members-{facts['version']}.npy"
+def _still_removed(folder: Path, parts: list[list[Any]]) -> str | None:
+    """The file of what was removed from the index that is there, if its rows are still the first of the folder."""
+    try:
+        facts = _facts(folder)
+    except (InputError, FileNotFoundError):
+        return None
+    return facts["files"].get("removed") if _continues(parts, facts) else None
 
 
-def _write_vectors(path: Path, parts: Sequence[Path], *, keep: int, dim: int) -> int:
+def _append_vectors(path: Path, parts: Sequence[Path], *, keep: int, dim: int) -> int:
     """Appends the parts' vectors, normalised, after the first `keep` bytes; returns how many rows that were."""
     rows = 0
     with path.open("r+b" if keep else "wb") as file:
@@ -225,8 +299,13 @@ def _write_vectors(path: Path, parts: Sequence[Path], *, keep: int, dim: int) ->
 def _write_rows(path: Path, parts: Sequence[Path]) -> None:
     import pyarrow as pa
 
-    table = columns(parts)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-    os.replace(temporary, path)
+    tables = tables_by_part(parts)
+    first = next(tables)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, first.schema) as writer:
+        waiting = [first]
+        for table in tables:
+            if sum(table.nbytes for table in waiting) >= ROWS_BYTES:
+                writer.write_table(pa.concat_tables(waiting).combine_chunks())
+                waiting = []
+            waiting.append(table)
+        writer.write_table(pa.concat_tables(waiting).combine_chunks())

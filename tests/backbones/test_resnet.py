@@ -48,7 +48,7 @@ def test_maps_of_each_stage_equal_torchvision():
             y = getattr(theirs, name)(y)
             torch.testing.assert_close(maps[name], y)
     assert list(ours.forward_maps(x, ["layer2", "stem"])) == ["layer2", "stem"]
-    with pytest.raises(ValueError, match=r"no stage layer9.*layer4"):
+    with pytest.raises(InputError, match=r"no stage layer9.*layer4"):
         ours.forward_maps(x, ["layer9"])
 
 

@@ -2,13 +2,14 @@
 
 import io
 import sys
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sslzoo.errors import ImageError
-from sslzoo.images.decode import decode
+from sslzoo.images.decode import Policy, decode
 
 
 def encoded(image, format="PNG", **options):
@@ -82,7 +83,7 @@ def test_transparency_lies_on_the_background(mode):
     else:
         data = encoded(image.convert(mode))
     white = np.asarray(decode(data).image)[0, 1]
-    black = np.asarray(decode(data, background=(0, 0, 0)).image)[0, 1]
+    black = np.asarray(decode(data, policy=Policy(background=(0, 0, 0))).image)[0, 1]
     assert white.tolist() == [255, 255, 255]
     assert black.tolist() == [0, 0, 0]
 
@@ -114,7 +115,7 @@ def test_truncated_fails(format):
 
 def test_truncated_is_allowed_on_request_and_flagged():
     data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)), "JPEG")
-    assert decode(data[: len(data) // 2], allow_truncated=True).flags == ("truncated",)
+    assert decode(data[: len(data) // 2], policy=Policy(allow_truncated=True)).flags == ("truncated",)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello, I am text", b"\xff\xd8\xff\xe0 not a jpeg", b"\x89PNG\r\n\x1a\n"])
@@ -125,7 +126,7 @@ def test_no_image_names_the_file(data):
 
 def test_too_many_pixels_are_refused_before_decoding():
     with pytest.raises(ImageError, match="100x90 is more than 8,000 pixels"):
-        decode(encoded(Image.new("L", (100, 90))), pixel_limit=8000)
+        decode(encoded(Image.new("L", (100, 90))), policy=Policy(pixel_limit=8000))
 
 
 def test_draft_keeps_twice_the_target_and_the_stated_size():
@@ -140,7 +141,7 @@ def test_draft_keeps_twice_the_target_and_the_stated_size():
 def test_pillows_global_settings_stay_as_they_were():
     from PIL import ImageFile
 
-    decode(encoded(Image.new("RGB", (4, 4)), "JPEG"), allow_truncated=True)
+    decode(encoded(Image.new("RGB", (4, 4)), "JPEG"), policy=Policy(allow_truncated=True))
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
     assert Image.MAX_IMAGE_PIXELS == 89478485
 
@@ -153,7 +154,63 @@ def test_heic_is_read_where_its_package_is_and_named_where_not(monkeypatch):
     assert (result.width, result.height) == (64, 48)
     assert np.abs(np.asarray(result.image)[8, 8].astype(int) - (255, 0, 0)).max() < 40
     with pytest.raises(ImageError, match="64x48 is more than 100 pixels"):
-        decode(buffer.getvalue(), pixel_limit=100)
+        decode(buffer.getvalue(), policy=Policy(pixel_limit=100))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ImageError, match=r"pip install 'sslzoo\[heif\]'"):
         decode(buffer.getvalue())
+
+
+def test_a_grey_value_may_be_transparent_at_16_bit():
+    data = encoded(Image.fromarray(np.array([[0, 500, 65535]], np.uint16)), transparency=500)
+    assert np.asarray(decode(data).image)[0, :, 0].tolist() == [0, 255, 255]
+    assert np.asarray(decode(data, policy=Policy((0, 0, 0))).image)[0, :, 0].tolist() == [0, 0, 255]
+
+
+def test_cmyk_keeps_its_colours():
+    inks = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # magenta and yellow make red
+    for data in (encoded(inks, "TIFF"), encoded(inks, "JPEG", quality=100)):
+        assert np.abs(np.asarray(decode(data).image)[8, 8].astype(int) - (255, 0, 0)).max() <= 8
+
+
+def test_one_bit_keeps_its_pattern():
+    pattern = np.array([[0, 255, 0, 255, 255]], np.uint8)
+    data = encoded(Image.fromarray(pattern).convert("1"))
+    assert np.asarray(decode(data).image)[0, :, 1].tolist() == pattern[0].tolist()
+
+
+def test_progressive_equals_baseline():
+    smooth = quadrants((64, 64))
+    plain, progressive = (decode(encoded(smooth, "JPEG", quality=90, progressive=p)).image for p in (False, True))
+    np.testing.assert_array_equal(np.asarray(plain), np.asarray(progressive))
+
+
+def test_what_is_there_of_a_truncated_file_is_right():
+    image = Image.fromarray(np.repeat(np.arange(0, 256, 4, np.uint8), 64).reshape(64, 64)).convert("RGB")
+    noisy = Image.composite(image, Image.effect_noise((64, 64), 90).convert("RGB"), Image.new("L", (64, 64), 128))
+    data = encoded(noisy, "JPEG", quality=95)
+    whole = np.asarray(decode(data).image)
+    part = np.asarray(decode(data[: 2 * len(data) // 3], policy=Policy(allow_truncated=True)).image)
+    np.testing.assert_array_equal(part[:16], whole[:16])
+
+
+@pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (1, 1)])
+def test_extreme_shapes_become_squares(size):
+    from sslzoo.images.preprocess import resize_crop
+    from sslzoo.spec import Preprocess
+
+    image = decode(encoded(Image.new("RGB", size, (9, 99, 200))), target=96).image
+    pixels = resize_crop(image, Preprocess(96, 96))
+    assert pixels.shape == (96, 96, 3)
+    assert np.all(pixels == (9, 99, 200))
+
+
+def test_a_bomb_is_refused_by_its_header_alone():
+    import resource
+
+    header = bytearray(encoded(Image.new("L", (8, 8))))
+    header[16:24] = (60000).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match="more than 178,956,970 pixels"):
+        decode(bytes(header))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; the pixels would be 3.6 GB

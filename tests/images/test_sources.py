@@ -205,3 +205,11 @@ def test_large_tables_are_not_held_in_memory(tmp_path):
     first = next(stream)
     assert first.id == "t.parquet/0"
     assert sum(1 for _ in stream) == 499
+
+
+def test_a_tar_of_the_current_folder(tmp_path):
+    """`tar -C folder .` writes every name with ./ in front."""
+    make_tar(tmp_path / "dot.tar", {f"./{name}": data for name, data in FILES.items()})
+    make_tar(tmp_path / "plain.tar", FILES)
+    dotted, plain = ([i.id for i in discover(tmp_path / name, Summary())] for name in ("dot.tar", "plain.tar"))
+    assert len(dotted) == len(plain) > 0

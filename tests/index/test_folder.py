@@ -1,6 +1,9 @@
 """An index in its folder: what was saved comes back, parts are added, removals last, and nothing stale is searched."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -54,8 +57,9 @@ def test_saved_opened_grown_and_shrunk(tmp_path, vectors, kind):
     assert a.ids[0][0] == bank.ids[a.rows[0][0]]
 
     write(tmp_path / "e", vectors[4000:], first_part=4)
-    with pytest.raises(InputError, match="sslzoo index"):
-        folder.open_index(tmp_path / "e")
+    old = folder.open_index(tmp_path / "e")
+    assert (len(old), old.unindexed) == (4000, 1000)
+    assert old.search(queries, 10).ids == a.ids
     grown = folder.write_index(tmp_path / "e", kind)
     assert len(grown) == 5000
     found = grown.search(vectors[4990:], 1)
@@ -120,7 +124,7 @@ def test_a_column_that_some_parts_lack(tmp_path, vectors):
     pq.write_table(pq.read_table(part).drop_columns(["label"]), part)
     rows = folder.write_index(tmp_path / "e", "exact").collection
     assert rows.matching(where={"label": "a"}).sum() == 500
-    assert rows.table.schema.field("path").type == pa.string()
+    assert rows.column("path").type == pa.string()
 
 
 def test_other_spaces_damage_and_unknown_ids(tmp_path, vectors):
@@ -138,7 +142,7 @@ def test_other_spaces_damage_and_unknown_ids(tmp_path, vectors):
     structure.write_bytes(structure.read_bytes()[:200])
     with pytest.raises(InputError, match="can't be read"):
         folder.open_index(e)
-    (e / "index" / "vectors.f32").write_bytes(b"123")
+    (e / "index" / "vectors-1.f32").write_bytes(b"123")
     with pytest.raises(InputError, match="cut off"):
         folder.open_index(e)
     (e / "index" / "index.json").write_text("{")
@@ -159,3 +163,45 @@ def test_an_interrupted_build_leaves_the_earlier_index(tmp_path, vectors, monkey
         folder.write_index(e, "pq")
     assert folder.open_index(e).kind == "exact"
     assert not list(e.glob(".index*"))
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("stop_before", ["build_index", "_append_vectors", "_save"])
+def test_a_killed_process_leaves_the_old_index_and_the_next_one_finishes(tmp_path, vectors, signal_, stop_before):
+    e = tmp_path / "e"
+    write(e, vectors[:3000])
+    before = folder.write_index(e, "exact").search(vectors[:5], 5)
+    write(e, vectors[3000:], first_part=3)
+    code = (
+        "import os, signal, sys; from sslzoo.index import folder\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background inherits it ignored
+        f"whole = folder.{stop_before}\n"
+        "def stop(*a, **k):\n"
+        f"    if {stop_before!r} == '_append_vectors': whole(*a, **k)\n"  # the vectors are there, nothing names them
+        f"    os.kill(os.getpid(), {int(signal_)})\n"
+        f"folder.{stop_before} = stop\n"
+        "folder.write_index(sys.argv[1], 'pq')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(e)], capture_output=True)
+    assert done.returncode != 0
+    old = folder.open_index(e)
+    assert (old.kind, len(old), old.unindexed) == ("exact", 3000, 2000)
+    assert old.search(vectors[:5], 5).ids == before.ids
+    new = folder.write_index(e, "pq")
+    assert (new.kind, len(new), new.unindexed) == ("pq", 5000, 0)
+    assert new.search(vectors[4321:4322], 1).rows[0][0] == 4321
+    used = set(json.loads((e / "index" / "index.json").read_text())["files"].values())
+    assert {path.name for path in (e / "index").iterdir()} - {".lock", "index.json"} == used
+
+
+def test_a_threshold_without_k_finds_every_row_that_reaches_it(tmp_path, vectors):
+    write(tmp_path / "e", vectors)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    wanted = [set(np.flatnonzero(unit @ unit[i] >= 0.7)) for i in range(20)]
+    assert max(map(len, wanted)) > 50
+    for kind in ("exact", "flat", "pq", "hnsw"):
+        found = folder.write_index(tmp_path / "e", kind).search(vectors[:20], None, threshold=0.7)
+        assert [set(rows.tolist()) for rows in found.rows] == wanted
+        assert all((np.diff(scores) <= 0).all() for scores in found.scores)
+    with pytest.raises(InputError, match="threshold"):
+        folder.open_index(tmp_path / "e").search(vectors[:1], None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,7 +60,7 @@ class TarReader:
 
     def _opening(self, tar: tarfile.TarFile, member: tarfile.TarInfo, *, direct: bool) -> Callable[[], bytes]:
         if direct:
-            return lambda: _read_at(self.open, member.offset_data, member.size)
+            return partial(_read_at, self.open, member.offset_data, member.size)  # holds nothing of the tar itself
         data = (tar.extractfile(member) or _EMPTY).read()
         return lambda: data
 

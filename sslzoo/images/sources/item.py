@@ -58,4 +58,5 @@ def is_image_name(name: str) -> bool:
 
 def is_hidden(path: str) -> bool:
     """Whether any part of a path inside an archive begins with a dot, or is one of macOS's side folders."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+    parts = path.removeprefix("./").split("/")  # `tar -C folder .` begins every name so
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)

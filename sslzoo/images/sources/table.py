@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,16 +47,40 @@ class ParquetReader:
 
     def items(self, summary: Summary) -> Iterator[Item]:
         """One item a row, in order; the pixels of at most 64 rows are held at a time."""
-        row = 0
-        for batch in self.file.iter_batches(64, columns=self.wanted):
-            for values in batch.to_pylist():
-                cell = values.pop(self.image)
-                label = values.pop("label", None)
-                if isinstance(label, int) and 0 <= label < len(self.class_names):
-                    label = self.class_names[label]
-                id_ = cell if self.by_path and isinstance(cell, str) else f"{self.name}/{row}"
-                yield Item(id_, _opening(cell, self.location), label, values)
-                row += 1
+        for row, values in enumerate(self._rows(self.file.iter_batches(64, columns=self.wanted))):
+            yield self._item(row, values)
+
+    @property
+    def groups(self) -> list[int]:
+        """How many rows each row group has; a group is the least that can be read at once."""
+        metadata = self.file.metadata
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+    def group(self, number: int) -> list[Item]:
+        """The items of one row group, with their pixels as bytes. Not for several threads at once."""
+        first = sum(self.groups[:number])
+        rows = self.file.read_row_group(number, columns=self.wanted).to_pylist()
+        return [self._item(first + row, values) for row, values in enumerate(rows)]
+
+    def labels(self) -> list[str | int | None]:
+        """The labels of all rows, read without the pixels."""
+        if "label" not in self.wanted:
+            return [None] * (self.count() or 0)
+        return [self._label(label) for label in self.file.read(columns=["label"])["label"].to_pylist()]
+
+    @staticmethod
+    def _rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        for batch in batches:
+            yield from batch.to_pylist()
+
+    def _item(self, row: int, values: dict[str, Any]) -> Item:
+        cell, label = values.pop(self.image), self._label(values.pop("label", None))
+        id_ = cell if self.by_path and isinstance(cell, str) else f"{self.name}/{row}"
+        return Item(id_, _opening(cell, self.location), label, values)
+
+    def _label(self, label: Any) -> Any:
+        known = isinstance(label, int) and 0 <= label < len(self.class_names)
+        return self.class_names[label] if known else label
 
 
 class DatasetReader:

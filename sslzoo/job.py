@@ -1,0 +1,190 @@
+"""A job: what is embedded, in which portions, and everything about it that decides the vectors."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from sslzoo.backends import Backend
+from sslzoo.embeddings import FORMAT
+from sslzoo.errors import ImageError, InputError, Interrupted
+from sslzoo.images.decode import DEFAULT, Policy
+from sslzoo.images.discover import Item, Reader, Source, Summary, open_source
+from sslzoo.images.read import read, read_or_reuse
+from sslzoo.images.sources.location import is_url
+from sslzoo.spec import Preprocess
+from sslzoo.update import Known, Reuse
+from sslzoo.writer import Collector, Facts, Part, Writer
+
+PART_SIZE = 1024  # inputs; at most so much work is lost to a kill, or waited for after Ctrl-C
+DETERMINISTIC_BATCH = 16
+
+
+@dataclass
+class Job:
+    """What is embedded, and in which portions."""
+
+    source: Source
+    batch_size: int = 16
+    workers: int = 0
+    deterministic: bool = False
+    part_size: int = PART_SIZE
+    policy: Policy = DEFAULT
+
+    def __post_init__(self) -> None:
+        self.summary, self.reader = Summary(), open_source(self.source)
+        if self.deterministic:
+            self.batch_size = DETERMINISTIC_BATCH
+
+    def like(self, manifest: dict[str, Any]) -> Job:
+        """The same job in an earlier run's portions, so that a resumed run computes the very batches of an unbroken one."""
+        sizes = {key: manifest[key] for key in ("batch_size", "part_size", "deterministic")}
+        job = replace(self, **sizes)
+        job.summary, job.reader = self.summary, self.reader
+        return job
+
+    def items(self) -> Iterator[Item]:
+        """The inputs; raises InputError when there is none."""
+        items = self.reader.items(self.summary)
+        first = next(items, None)
+        if first is None:
+            seen = ", ".join(f"{count} {reason}" for reason, count in self.summary.left_out.items())
+            raise InputError(f"no image in {self.source} ({seen or 'it is empty'}); name a folder that holds images")
+        return itertools.chain([first], items)
+
+    def samples(self, preprocess: Preprocess, count: int = 128) -> NDArray[np.uint8]:
+        """Up to `count` of the first images, uint8 `[n, size, size, 3]`, spread over those of eight times as many."""
+        first = list(itertools.islice(self.reader.items(Summary()), 8 * count))
+        chosen = first[:: max(1, len(first) // count)][:count]
+        results = (result for _, result in read(chosen, preprocess, self.policy, workers=self.workers))
+        images = [result[0] for result in results if not isinstance(result, ImageError)]
+        return np.stack(images) if images else np.empty((0, preprocess.size, preprocess.size, 3), np.uint8)
+
+    def manifest(self, run: Backend) -> dict[str, Any]:
+        """Everything about the run that decides its vectors."""
+        packages = ("sslzoo", "numpy", "pillow", *([run.engine] if run.engine != "numpy" else []))
+        return {
+            "format": FORMAT,
+            "model": run.spec.name,
+            "model_source": run.spec.sources[0] if run.spec.sources else "",
+            "dim": run.spec.dim,
+            "space": self.policy.space(run.space),
+            "weights": run.weights,
+            "preprocess": run.spec.preprocess.to_dict(),
+            "decode": self.policy.to_dict(),
+            "precision": run.precision,
+            **({"agreement": run.agreement} if run.agreement else {}),
+            "backend": run.engine,
+            "source": _describe(self.source),
+            "columns": dict(self.reader.columns),
+            "part_size": self.part_size,
+            "batch_size": self.batch_size,
+            "deterministic": self.deterministic,
+            "software": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        }
+
+    def run(
+        self,
+        items: Iterator[Item],
+        run: Backend,
+        sink: Writer | Collector,
+        *,
+        progress: bool = False,
+        stop: Callable[[], bool] = lambda: False,
+        mine: Callable[[int], bool] = lambda number: True,
+        reuse: Reuse | None = None,
+    ) -> int:
+        """Embeds part after part, but for those that are there or not `mine`; returns how many parts there are in all."""
+        number = -1
+        with Bar(self.reader, shown=progress) as bar:
+            for number, first in enumerate(items):
+                inputs = itertools.chain([first], itertools.islice(items, self.part_size - 1))
+                if not mine(number):
+                    bar.update(sum(1 for _ in inputs))
+                elif sink.has(number):
+                    ids = [item.id for item in inputs]
+                    sink.check(number, ids)
+                    bar.update(len(ids))
+                else:
+                    if stop():
+                        raise Interrupted(f"stopped after {number} parts; the same command with --resume goes on")
+                    sink.add(number, self.embed_part(inputs, run, bar, reuse))
+        return number + 1
+
+    def embed_part(self, items: Iterator[Item], run: Backend, bar: Bar, reuse: Reuse | None = None) -> Part:
+        """The rows and failures of one part; its batches don't depend on what came before it."""
+        part = Part(run.spec.dim)
+        rows: list[int] = []
+        batch: list[NDArray[np.uint8]] = []
+        known = ((item, reuse.find(item) if reuse else None) for item in items)
+        for item, result in read_or_reuse(
+            known, run.spec.preprocess, self.policy, workers=self.workers, ahead=4 * self.batch_size
+        ):
+            part.inputs.append(item.id)
+            bar.update(failed=isinstance(result, ImageError))
+            if isinstance(result, ImageError):
+                part.failures.append((item.id, result.reason))
+                continue
+            if isinstance(result, Known):
+                part.put([part.add(item.id, result.facts)], result.vector[None])
+                continue
+            pixels, decoded = result
+            facts = Facts(decoded.width, decoded.height, decoded.flags, item.label, item.columns, item.stamp)
+            rows.append(part.add(item.id, facts))
+            batch.append(pixels)
+            if len(batch) == self.batch_size:
+                part.put(rows, run(np.stack(batch)))
+                rows, batch = [], []
+        if batch:
+            padding = [np.zeros_like(batch[0])] * (self.batch_size - len(batch) if self.deterministic else 0)
+            part.put(rows, run(np.stack(batch + padding))[: len(batch)])
+        return part
+
+
+def _describe(source: Source) -> str:
+    """A source as the manifest names it: the absolute path, the URL or pattern, or what kind of object it was."""
+    if isinstance(source, str | Path):
+        return str(source) if is_url(str(source)) or source == "-" else str(Path(source).resolve())
+    return f"a {type(source).__name__} in memory"
+
+
+class Bar:
+    """Progress on stderr: images a second, failures so far, and the time left once a second walk has counted the images."""
+
+    def __init__(self, reader: Reader, *, shown: bool) -> None:
+        self.bar = tqdm(unit="img", disable=not shown, dynamic_ncols=True)
+        self.failed = 0
+        if shown:
+            threading.Thread(target=self._count, args=(reader,), daemon=True).start()
+
+    def _count(self, reader: Reader) -> None:
+        try:
+            self.bar.total = reader.count()
+        except Exception:
+            self.bar.total = None  # the count only feeds the time left; the run itself reports what is wrong
+
+    def update(self, images: int = 1, *, failed: bool = False) -> None:
+        """So many more, or one that failed."""
+        if failed:
+            self.failed += 1
+            self.bar.set_postfix(failed=self.failed)
+        self.bar.update(images)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()

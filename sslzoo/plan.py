@@ -1,0 +1,46 @@
+"""What a run would take, measured on a few of its images."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sslzoo import registry
+from sslzoo.backends import open_backend
+from sslzoo.images.decode import DEFAULT
+from sslzoo.images.discover import Source
+from sslzoo.job import Bar, Job
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would take, measured on a few of its images."""
+
+    images: int | None
+    bytes_out: int | None
+    images_per_second: float
+    seconds: float | None
+    precision: str
+    backend: str
+
+
+def plan(source: Source, model: Any = None, *, sample: int = 48, **options: Any) -> Plan:
+    """Counts the images and embeds the first `sample` of them, to tell how long the whole would take and how large it gets.
+
+    Counts are None where only reading everything would tell (a compressed tar, a remote folder).
+    """
+    policy = options.pop("policy", DEFAULT)
+    job = Job(source, options.pop("batch_size", 16), options.pop("workers", 0), part_size=sample, policy=policy)
+    items = job.items()
+    run = open_backend(model or registry.PACKAGE_ENCODER, **{"precision": "auto", "int8": job.samples, **options})
+    with Bar(job.reader, shown=False) as bar:
+        job.embed_part(itertools.islice(items, 1), run, bar)  # graphs are compiled and caches filled by the first
+        began = time.perf_counter()
+        part = job.embed_part(itertools.islice(items, sample), run, bar)
+    speed = len(part.inputs) / max(time.perf_counter() - began, 1e-9)
+    count = job.reader.count()
+    if count is None or not part.inputs:
+        return Plan(count, count and count * run.spec.dim * 4, speed, None, run.precision, run.engine)
+    return Plan(count, count * run.spec.dim * 4, speed, count / speed, run.precision, run.engine)
