@@ -81,8 +81,7 @@ def run(
     first = next(run, None)
     if first is None:
         distributed.end()
-        steps = settings.epochs * (len(train_set) // settings.batch_size)
-        if checkpoint.step(out) == steps:
+        if checkpoint.step(out) == settings.steps(len(train_set)):
             typer.echo(f"{out}: is finished already; next: python -m training export {out} -o FOLDER")
         else:
             typer.echo(f"{out}: stopped after 0.0 minutes; next: the same command with --resume")
@@ -100,7 +99,7 @@ def run(
                 loss=f"{p.loss:.3f}", std=f"{p.std:.2f}", rank=f"{p.rank:.0f}", img_s=f"{p.images_per_second:.0f}"
             )
             line: dict[str, object] = asdict(p) | {"minutes": round((time.monotonic() - began) / 60, 2)}
-            if p.step % (p.steps // settings.epochs) == 0:
+            if p.epoch.is_integer() or p.done:
                 line["knn"] = score = judge(method)
                 tqdm.write(f"epoch {p.epoch:.0f}: loss {p.loss:.3f}, kNN {score}", file=sys.stderr)
             log.write(json.dumps(line) + "\n")

@@ -98,7 +98,7 @@ def train(
             f"batch_size {batch} can't be split over {parts} parts (processes x accumulate) of two or more"
         )
     per_epoch = len(images) // batch  # the last, smaller batch is dropped: batch statistics want a constant size
-    steps = per_epoch * recipe.epochs
+    steps = recipe.steps(len(images))
     images = ImageSet(images, [None] * len(images), []) if isinstance(images, Tensor) else images
     method.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if world > 1 and recipe.sync_bn:

@@ -25,17 +25,18 @@ class Recipe:
     `precision` is "auto" (bf16 where the processor computes it natively), "bf16" or "fp32". `method_options` are the
     keyword arguments of the method's class. `optimizer` is "sgd", "lars" or "adamw". The rate warms up from `start_lr`
     and follows half a cosine down to `final_lr`, or is divided by ten at each share of the run in `lr_steps`.
-    `batch_size` counts the images of one optimiser step, over all processes and the `accumulate` parts that it is
-    computed in. `clip_grad` bounds the gradient's norm (0: no bound). `sync_bn` takes BN's statistics over all
-    processes. `compile` compiles the backbone. `storage` is "auto" (in memory where half of what is free holds the
-    images), "memory" or "stream"; `decode` says where a stream's JPEG files are decoded, "cpu" or on the "device".
+    `epochs` may be a fraction. `batch_size` counts the images of one optimiser step, over all processes and the
+    `accumulate` parts that it is computed in. `clip_grad` bounds the gradient's norm (0: no bound). `sync_bn` takes BN's
+    statistics over all processes. `compile` compiles the backbone. `storage` is "auto" (in memory where half of what is
+    free holds the images), "memory" or "stream"; `decode` says where a stream's JPEG files are decoded, "cpu" or on the
+    "device".
     """
 
     name: str
     method: str
     backbone: str
     store_size: int
-    epochs: int
+    epochs: float
     batch_size: int
     lr_per_256: float
     weight_decay: float
@@ -66,8 +67,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.batch_size < 2:
             raise InputError(f"batch_size is {self.batch_size}; batch statistics need at least 2")
-        if self.epochs < 1:
-            raise InputError(f"epochs is {self.epochs}; a run has at least one")
+        if self.epochs <= 0:
+            raise InputError(f"epochs is {self.epochs}; give how often each image is seen, for example --set epochs=10")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise InputError(f"precision is {self.precision!r}; use auto, bf16 or fp32")
         if self.optimizer not in ("sgd", "lars", "adamw"):
@@ -85,6 +86,10 @@ class Recipe:
     def learning_rate(self) -> float:
         """The peak learning rate at this batch size."""
         return self.lr_per_256 * self.batch_size / 256
+
+    def steps(self, images: int) -> int:
+        """How many optimiser steps the run takes on so many images."""
+        return max(1, round(images // self.batch_size * self.epochs))
 
     def view_size(self, view: View, progress: float) -> int:
         """The side in px of a view at this point of the run: a multiple of 8, or the full size."""

@@ -80,7 +80,8 @@ def read_head(folder: Path, spec: EncoderSpec) -> dict[str, NDArray[Any]]:
             f"{path} is damaged or was exchanged: its sha256 is {actual[:16]}… and {spec.name} has "
             f"{pinned[:16] or 'none'}…; get the model folder again"
         )
-    return load_file(path)
+    head: dict[str, NDArray[Any]] = load_file(path)
+    return head
 
 
 def weight_files(folder: Path) -> list[Path]:

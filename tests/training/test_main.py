@@ -147,7 +147,7 @@ def test_a_finished_run_says_so_and_a_refused_resume_changes_nothing(run, photos
     [
         ("views.5.size=3", "names no place"),
         ("method_options.foo=3", "method_options has no 'foo'; simclr has:"),
-        ("epochs=0", "at least one"),
+        ("epochs=0", "how often each image is seen"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_one_line(run, photos, override, message):

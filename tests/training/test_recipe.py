@@ -83,3 +83,9 @@ def test_a_missing_key_is_named(tiny):
 
 def test_the_rate_grows_with_the_batch(tiny):
     assert tiny(batch_size=512, lr_per_256=0.05).learning_rate == pytest.approx(0.1)
+
+
+def test_a_run_may_have_a_fraction_of_an_epoch():
+    settings = recipe.load("simclr-r18.tin_cpu_1h", ["epochs=2.5"])  # of batches of 128
+    assert settings.steps(1300) == 25
+    assert recipe.load("simclr-r18.tin_cpu_1h", ["epochs=0.001"]).steps(1300) == 1
