@@ -1,0 +1,157 @@
+"""Which recipe makes the best small encoder in so many minutes? Candidates at equal time, judged without labels held out.
+
+`python -m benchmarks.bakeoff TRAIN --judge NAME=PARQUET … --minutes 12 [--only a,b] [--threads 1] -o FOLDER`
+
+A candidate gets the images that `--minutes` of `--reference` threads buy on a quiet machine: its speed is measured first,
+from the quickest steps at each resolution, so that other programs on the machine, or fewer threads, make a run longer and
+not worse. Each is judged by leave-one-out kNN (k=20, T=0.07) inside the judging sets, at several test resolutions; no
+validation or test file is read. What is done already in FOLDER is kept, an interrupted candidate goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+import sslzoo
+from sslzoo import baselines, hub, registry
+from sslzoo.backends.allocator import keep_freed_memory
+from sslzoo.evaluate.knn import knn
+from sslzoo.spec import EncoderSpec
+from training import engine, recipe
+from training.export import export
+
+SIZES = (64, 96, 128)
+STEPS, SKIP = 24, 6
+
+HOUR = "-r18.tin_cpu_1h"
+CANDIDATES: dict[str, tuple[str, list[str]]] = {
+    "simclr": (f"simclr{HOUR}", []),  # batch 128, T 0.2, crops from 0.2, 40 px and 64 px for the last 30 %
+    "simclr-32px": (f"simclr{HOUR}", ["progressive=[[0.0, 0.5], [0.7, 1.0]]"]),
+    "simclr-late64": (f"simclr{HOUR}", ["progressive=[[0.0, 0.625], [0.85, 1.0]]"]),
+    "simclr-256": (f"simclr{HOUR}", ["batch_size=256", "lr_per_256=0.2"]),
+    "simclr-t0.1": (f"simclr{HOUR}", ["method_options.temperature=0.1"]),
+    "simclr-crop0.08": (f"simclr{HOUR}", ["views.0.scale=[0.08, 1.0]"]),
+    "mocov2": (f"mocov2{HOUR}", []),
+    "swav-multicrop": (
+        f"swav{HOUR}",
+        [
+            "views=[{count=2, size=64, scale=[0.3, 1.0], jitter=[0.4, 0.4, 0.4, 0.1]},"
+            " {count=4, size=32, scale=[0.08, 0.3], jitter=[0.4, 0.4, 0.4, 0.1]}]",
+            "method_options.queue=1024",
+            "method_options.queue_from=0.1",
+            "method_options.freeze_until=0.05",
+        ],
+    ),
+}
+
+
+def speed(settings: recipe.Recipe, threads: int) -> float:
+    """Source images per second over the whole schedule on so many threads, from the quickest steps at each resolution."""
+    torch.set_num_threads(threads)
+    images = torch.randint(0, 256, (settings.batch_size * 4, 3, 64, 64), dtype=torch.uint8)
+    seconds = 0.0
+    ends = [*(start for start, _ in settings.progressive[1:]), 1.0]
+    for (start, factor), end in zip(settings.progressive, ends, strict=True):
+        flat = dataclasses.replace(settings, progressive=((0.0, factor),), epochs=100)
+        times: list[float] = []
+
+        def stop(times: list[float] = times) -> bool:
+            times.append(time.perf_counter())
+            return len(times) > STEPS
+
+        for _ in engine.train(engine.build(flat), images, flat, stop=stop, report_seconds=1e9):
+            pass
+        steps = sorted(b - a for a, b in itertools.pairwise(times[SKIP:]))
+        seconds += (end - start) * steps[len(steps) // 5] / settings.batch_size
+    return 1 / seconds
+
+
+def score(spec: EncoderSpec, judges: dict[str, str]) -> dict[str, float]:
+    """Leave-one-out kNN accuracy by "set@size"."""
+    scores = {}
+    for (name, path), size in itertools.product(judges.items(), SIZES):
+        each = dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, resize=size, size=size))
+        vectors = sslzoo.embed(path, each, device="cpu", backend="torch", precision="fp32")
+        scores[f"{name}@{size}"] = round(knn(vectors, protocols=[(20, 0.07)])[0].value, 4)
+    return scores
+
+
+def trained(run: Path) -> EncoderSpec:
+    """The encoder of a finished run."""
+    if not (run / "model").exists():
+        export(run, run / "model")
+    return dataclasses.replace(hub.read_config(run / "model"), sources=(f"local-dir:{run / 'model'}",))
+
+
+def main() -> None:
+    keep_freed_memory()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train", type=Path, help="training images, one Parquet file")
+    parser.add_argument("--judge", nargs="+", required=True, metavar="NAME=PARQUET")
+    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--reference", type=int, default=2, help="threads that the minutes are meant on")
+    parser.add_argument("--threads", type=int, default=2, help="threads to train with")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(CANDIDATES))
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    judges = dict(item.split("=", 1) for item in args.judge)
+    for name in args.only:
+        run = args.output / f"{name}-{args.minutes:g}min"
+        result = run / "bakeoff.json"
+        if result.exists():
+            continue
+        base, overrides = CANDIDATES[name]
+        sets = [part for item in overrides for part in ("--set", item)]
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / "speed.json").exists():
+            (run / "speed.json").write_text(json.dumps(speed(recipe.load(base, overrides), args.reference)))
+        quick = json.loads((run / "speed.json").read_text())
+        seen = quick * args.minutes * 60
+        epochs = seen / pq.read_metadata(args.train).num_rows
+        command = [sys.executable, "-m", "training", base, "--data", str(args.train), "-o", str(run), "--resume"]
+        subprocess.run(
+            [*command, *sets, "--set", f"epochs={epochs:.4f}", "--set", f"warmup_epochs={0.03 * epochs:.4f}"],
+            check=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(args.threads)},
+        )
+        facts = {"speed": round(quick), "images_seen": round(seen), **score(trained(run), judges)}
+        result.write_text(json.dumps(facts, indent=1) + "\n")
+        print(name, facts, flush=True)
+    print(table(args.output, judges))
+
+
+def table(folder: Path, judges: dict[str, str]) -> str:
+    """All results so far as Markdown, the best mean first, with random weights and raw pixels below."""
+    results = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/bakeoff.json"))}
+    columns = [f"{name}@{size}" for name in judges for size in SIZES]
+    random = registry.resolve("random-r18")
+    rows = {"random weights": score(random, judges)}
+    pixels = {
+        name: knn(sslzoo.embed(path, baselines.PIXELS, device="cpu"), protocols=[(20, 0.07)])[0].value
+        for name, path in judges.items()
+    }
+    lines = [f"| candidate | img/s | images seen | {' | '.join(columns)} |", "|---" * (len(columns) + 3) + "|"]
+    best = {name: max(facts[c] for c in columns if c.startswith("imagenette")) for name, facts in results.items()}
+    for name in sorted(results, key=lambda n: -best[n]):
+        facts = results[name]
+        numbers = " | ".join(f"{100 * facts[c]:.1f}" for c in columns)
+        lines.append(f"| {name} | {facts['speed']} | {facts['images_seen']:,} | {numbers} |")
+    for name, facts in rows.items():
+        lines.append(f"| {name} | | | {' | '.join(f'{100 * facts[c]:.1f}' for c in columns)} |")
+    lines.append("| raw pixels | | | " + ", ".join(f"{n} {100 * v:.1f}" for n, v in pixels.items()) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
