@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,6 +95,16 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as TOML or JSON take them; `from_dict` is its inverse."""
         return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        """A file that `load` reads back; for these values TOML's syntax is JSON's, and a table is a heading."""
+        values = self.to_dict()
+        options, views = values.pop("method_options"), values.pop("views")
+        tables = [("", values), ("\n[method_options]\n", options), *(("\n[[views]]\n", view) for view in views)]
+        return "".join(
+            heading + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+            for heading, table in tables
+        )
 
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:
