@@ -2,7 +2,7 @@
 
 `python -m benchmarks.ablations [--only simsiam] [--seeds 2]` prints a table: how each run's loss, spread and effective rank
 end, and the accuracy of kNN on the frozen features (the means over the seeds). The pictures are generated; with `--data
-FOLDER` they are the first of a folder's train and test Parquet files, at 32 px. Minutes on one core.
+FOLDER` they are some of a folder with train and test splits, at 32 px. Minutes on one core.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 
 from benchmarks import gratings
 from benchmarks.gratings import Labelled
-from sslzoo.images import discover
 from training import data, engine
 from training.__main__ import processor_name
 
@@ -59,18 +58,18 @@ def run(
 
 
 def load(folder: str, images: int) -> tuple[Labelled, Labelled]:
-    """The first images of the train and the test Parquet files of a folder."""
-    sets = [
-        data.load(discover.split(folder, *names), 32, limit=limit, quiet=True)
-        for names, limit in ((("train",), images), (("test", "val"), 1000))
-    ]
-    train, test = (s.head(images) for s in sets)
-    return train, test
+    """Images of the train and the test split of a folder, evenly taken."""
+    train, test = data.splits(folder)
+    if test is None:
+        raise SystemExit(f"{folder} has no train and test splits")
+    sets = [data.load(source, 32, limit=limit, quiet=True) for source, limit in ((train, images), (test, 1000))]
+    first, second = (s.sample(images) for s in sets)
+    return first, second
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="", help="a folder with train and test Parquet files")
+    parser.add_argument("--data", default="", help="a folder with train and test splits")
     parser.add_argument("--images", type=int, default=1024, help="how many to train on")
     parser.add_argument("--only", default="", help="one method's rows")
     parser.add_argument("--seeds", type=int, default=2)

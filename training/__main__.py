@@ -28,7 +28,6 @@ from sslzoo.embeddings import Embeddings
 from sslzoo.encoder import load as load_encoder
 from sslzoo.errors import InputError, SslzooError
 from sslzoo.evaluate.knn import knn
-from sslzoo.images import discover
 from training import checkpoint, cost, data, distributed, engine, recipe
 from training.methods import Method
 
@@ -242,18 +241,24 @@ def load_data(
     The judge's bank is 5,000 training images and its queries 2,000 test images at most: a signal, not a score to quote.
     `summary` is the file in which an earlier start has listed what can't be read.
     """
-    train_files, test_files = discover.split(path, "train"), discover.split(path, "val", "test")
+    train, test = data.splits(path)
     known = json.loads(summary.read_text()) if summary is not None and summary.is_file() else None
-    train_set = data.load(
-        train_files or path, settings.store_size, storage=settings.storage, decode=settings.decode, known=known
-    )
-    if train_set.failures and distributed.rank() == 0:
+    train_set = data.load(train, settings.store_size, storage=settings.storage, decode=settings.decode, known=known)
+
+    def say(message: str) -> None:
+        if distributed.rank() == 0:
+            typer.echo(message, err=True)
+
+    if train_set.failures:
         for name, reason in train_set.failures[:5]:
-            typer.echo(f"left out {name}: {reason}", err=True)
-        typer.echo(f"{len(train_set.failures)} images can't be read and are left out; {IMAGES} lists them", err=True)
-    if not test_files or train_set.labels[0] is None:
+            say(f"left out {name}: {reason}")
+        say(f"{len(train_set.failures)} images can't be read and are left out; {IMAGES} lists them")
+    if test is None:
         return train_set, lambda method: {}
-    test_set = data.load(test_files, settings.store_size, limit=2000)
+    test_set = data.load(test, settings.store_size, limit=2000)
+    if None in train_set.labels or not set(test_set.labels) <= set(train_set.labels):
+        say(f"no kNN: the labels of {test} are not those of the training images")
+        return train_set, lambda method: {}
 
     def judge(method: Method) -> dict[str, float]:
         bank = embed(method, train_set, settings, 5000)
@@ -264,12 +269,12 @@ def load_data(
 
 @torch.no_grad()
 def embed(method: Method, images: data.Images, settings: recipe.Recipe, limit: int) -> Embeddings:
-    """Pooled features of the first images at the size they are stored in, without augmentation."""
+    """Pooled features of at most `limit` images at the size they are stored in, without augmentation."""
     device = next(method.parameters()).device
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (settings.mean, settings.std))
     method.eval()
     parts = []
-    pixels, labels = images.head(limit)
+    pixels, labels = images.sample(limit)
     for batch in torch.split(pixels, 128):
         x = ((batch.to(device) / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device)):
