@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="a folder with train and test splits")
     parser.add_argument("--images", type=int, default=1024, help="how many to train on")
-    parser.add_argument("--only", default="", help="one method's rows")
+    parser.add_argument("--only", default="", help="the rows that contain this text: 'byol', 'simsiam batch_size'")
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -87,13 +87,13 @@ def main() -> None:
     print(f"kNN of random weights {100 * random:.1f} %, of raw pixels {100 * pixels:.1f} %\n")
     print("| method | changed | loss | std | rank | kNN, % | s |\n|---|---|---|---|---|---|---|")
     for method, changes in ABLATIONS:
-        if options.only not in ("", method):
+        changed = ", ".join(f"{key.removeprefix(OPTION)} {value}" for key, value in changes.items()) or "nothing"
+        if options.only not in f"{method} {changed}":
             continue
         began = time.perf_counter()
         runs = [run(method, changes, seed, train, bank, test) for seed in range(options.seeds)]
         means = {key: statistics.mean(r[key] for r in runs) for key in runs[0]}
         scores = " / ".join(f"{r['kNN']:.1f}" for r in runs)
-        changed = ", ".join(f"{key.removeprefix(OPTION)} {value}" for key, value in changes.items()) or "nothing"
         seconds = (time.perf_counter() - began) / options.seeds
         numbers = f"{means['loss']:.3f} | {means['std']:.2f} | {means['rank']:.1f} | {scores} | {seconds:.0f}"
         print(f"| {method} | {changed} | {numbers} |", flush=True)

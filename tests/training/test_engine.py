@@ -1,6 +1,8 @@
 """The loop: exact resume, clean stops, and refusals."""
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -193,3 +195,15 @@ def test_no_step_waits_for_the_device(tiny, images, method):
     assert waits.step == 4
     assert [call for step, call in waits.seen if step < 4] == []
     assert waits.seen  # the report after the last one does read
+
+
+@pytest.mark.slow  # needs a C++ compiler, and minutes of it
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("method", ["simclr", "byol"])
+def test_compiled_networks_learn_the_same(tiny, images, method):
+    recipe = tiny(method, epochs=1, progressive=[[0.0, 1.0]])
+    plain, _ = run(recipe, images)
+    compiled, _ = run(dataclasses.replace(recipe, compile=True), images)
+    assert list(compiled) == list(plain)
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
