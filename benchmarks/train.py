@@ -5,6 +5,10 @@ hour; theirs is what lightly's own examples do (its transform in a DataLoader, i
 precision and channels_last, at the best of 0, 1 and 2 workers. Both train a ResNet-18 on the same generated JPEGs
 of 64 px; a few steps are thrown away. It needs `pip install lightly`. Every measurement is a process of its own, set up
 as its side sets it up (ours keeps freed memory), and the sides are interleaved.
+
+`--recipes simsiam-r18.cifar10,simsiam-r50.tin` measures ours alone, on recipes of any size, so `--device cuda` too. Both
+print MFU (of a large matrix product measured at the same time) and how a step divides into augmentation, forward,
+backward and the rest (optimiser, target); on a GPU that is a second run, which waits after each part.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import itertools
 import statistics
 import time
 import warnings
@@ -26,10 +31,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sslzoo.backends.allocator import keep_freed_memory
 from sslzoo.backends.processor import native_bf16
-from training import data, engine, recipe, small_maps
+from training import cost, data, engine, recipe, small_maps
 from training.__main__ import processor_name
 
 SKIP, COUNT = 4, 12
@@ -44,22 +50,70 @@ def make_images(folder: Path, n: int) -> None:
         Image.fromarray((np.asarray(small) + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg", quality=90)
 
 
-def ours(method: str, folder: Path, size: int, device: str) -> float:
-    """Images per second of our loop: the median step."""
+PARTS = ("augmentation", "forward", "backward", "rest")
+
+
+def ours(settings: recipe.Recipe, folder: Path | None, device: str) -> dict[str, float]:
+    """Our loop: images per second by the median step, MFU, and the parts' shares of a step.
+
+    Without a folder the images are noise, as many as a few batches take.
+    """
     keep_freed_memory()  # as `python -m training` does
-    settings = recipe.load(f"{method}-r18.tin_cpu_1h", [f"progressive=[[0.0, {size / 64}]]", "epochs=1000"])
-    images = data.load(str(folder), 64, quiet=True).images
-    network, times = engine.build(settings), [time.perf_counter()]
+    if folder is None:
+        shape = (4 * settings.batch_size, 3, settings.store_size, settings.store_size)
+        images: data.Images | Tensor = torch.randint(0, 256, shape, dtype=torch.uint8)
+    else:
+        images = data.load(str(folder), settings.store_size, quiet=True)
+    bf16 = settings.precision != "fp32" and native_bf16(device)
+    costs = cost.Cost(cost.stages(settings), cost.peak_flops(device, bf16=bf16))
+    times, marks = timed(settings, images, device, wait=False)
+    speed = settings.batch_size / statistics.median(times)
+    if device != "cpu":
+        times, marks = timed(settings, images, device, wait=True)
+    result = {"speed": speed, "MFU": speed * costs.flops(0, 1) / costs.peak}
+    parts = {part: statistics.median(seconds[SKIP:]) / statistics.median(times) for part, seconds in marks.items()}
+    return result | parts | {"rest": 1 - sum(parts.values())}
+
+
+def timed(
+    settings: recipe.Recipe, images: data.Images | Tensor, device: str, *, wait: bool
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Seconds of each step after the first few, and of its parts; with `wait` a GPU ends each part before the next."""
+    network = engine.build(settings)
+    began: list[float] = []
+    marks: dict[str, list[float]] = {part: [] for part in PARTS[:-1]}
+    finished = 0.0  # when the forward pass was
+
+    def now(*, always: bool = False) -> float:
+        if device != "cpu" and (wait or always):
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def clocked(function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            nonlocal finished
+            start = now()
+            result = function(*arguments)
+            finished = now()
+            marks[part].append(finished - start)
+            return result
+
+        return call
 
     def stop() -> bool:  # asked before every step
-        if device != "cpu":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter())
-        return len(times) > SKIP + COUNT + 1
+        began.append(now(always=True))
+        return len(began) > SKIP + COUNT
 
-    for _ in engine.train(network, images, settings, device=device, stop=stop, report_seconds=1e9):
-        pass
-    return settings.batch_size / statistics.median(b - a for a, b in zip(times[SKIP:], times[SKIP + 1 :], strict=False))
+    network.loss = clocked(network.loss, "forward")  # type: ignore[method-assign]
+    views, engine.make_views = engine.make_views, clocked(engine.make_views, "augmentation")
+    hook = register_optimizer_step_pre_hook(lambda *_: marks["backward"].append(now() - finished))
+    try:
+        for _ in engine.train(network, images, settings, device=device, stop=stop, report_seconds=1e9):
+            pass
+    finally:
+        engine.make_views = views
+        hook.remove()
+    return [b - a for a, b in itertools.pairwise(began[SKIP:])], marks
 
 
 class Peer(nn.Module):
@@ -206,31 +260,56 @@ def main() -> None:
     parser.add_argument("--methods", default="simclr,mocov2,byol,simsiam,swav")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--recipes", default="", help="ours alone, on these recipes and noise")
     parser.add_argument("--layers", action="store_true", help="time the convolutions on small maps alone")
     options = parser.parse_args()
     precision = "bf16" if native_bf16(options.device) else "fp32"
     where = processor_name() if options.device == "cpu" else torch.cuda.get_device_name()
-    print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}, {options.size} px")
+    print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}")
     if options.layers:
         layers()
         return
-    print(
-        "| method | | ours, images/s | lightly, images/s with 0 / 1 / 2 workers | ratio to its best |\n|---|---|---|---|"
-    )
+    if options.recipes:
+        print(f"| recipe | images/s | {HEADINGS} |\n|---|---|---|---|---|---|---|")
+        for name in options.recipes.split(","):
+            runs = [alone(ours, recipe.load(name, LONG), None, options.device) for _ in range(options.repeats)]
+            median = middle(runs)
+            print(f"| {name} | {median['speed']:.0f} | {cells(median)} |", flush=True)
+        return
+    print(f"views of {options.size} px\n")
+    print(f"| method | ours, images/s | lightly, images/s with 0 / 1 / 2 workers | ratio to its best | {HEADINGS} |")
+    print("|---|---|---|---|---|---|---|---|---|")
     with TemporaryDirectory() as name:
         folder = Path(name)
         make_images(folder, 1024)
         for method in options.methods.split(","):
-            mine: list[float] = []
+            settings = recipe.load(f"{method}-r18.tin_cpu_1h", [*LONG, f"progressive=[[0.0, {options.size / 64}]]"])
+            mine: list[dict[str, float]] = []
             theirs: dict[int, list[float]] = {0: [], 1: [], 2: []}
             for _ in range(options.repeats):
-                mine.append(alone(ours, method, folder, options.size, options.device))
+                mine.append(alone(ours, settings, folder, options.device))
                 for workers, speeds in theirs.items():
                     speeds.append(alone(lightly, method, folder, options.size, workers, options.device))
             medians = [statistics.median(v) for v in theirs.values()]
-            speed = statistics.median(mine)
-            cells = " / ".join(f"{m:.0f}" for m in medians)
-            print(f"| {method} | {speed:.0f} | {cells} | {speed / max(medians):.2f} |", flush=True)
+            median = middle(mine)
+            speeds_of_theirs = " / ".join(f"{m:.0f}" for m in medians)
+            ratio = median["speed"] / max(medians)
+            row = f"| {method} | {median['speed']:.0f} | {speeds_of_theirs} | {ratio:.2f} | {cells(median)} |"
+            print(row, flush=True)
+
+
+LONG = ["epochs=1000"]  # more than is measured
+HEADINGS = "MFU, % | " + " | ".join(f"{part}, %" for part in PARTS)
+
+
+def middle(runs: list[dict[str, float]]) -> dict[str, float]:
+    """The median of every figure."""
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def cells(result: dict[str, float]) -> str:
+    """MFU and the parts' shares as cells of a row."""
+    return " | ".join(f"{100 * result[key]:.0f}" for key in ("MFU", *PARTS))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,12 +28,14 @@ from sslzoo.embeddings import Embeddings
 from sslzoo.encoder import load as load_encoder
 from sslzoo.errors import InputError, SslzooError
 from sslzoo.evaluate.knn import knn
-from sslzoo.images import discover
-from training import checkpoint, data, distributed, engine, recipe
+from training import checkpoint, cost, data, distributed, engine, recipe
 from training.methods import Method
 
 NOT_STATED = "not stated"
 IMAGES = "images.json"  # in a run folder: how many there are, and those that can't be read
+MODEL = "model"  # in a run folder: the encoder so far
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n}/{total}{postfix}"
+LOWER = "try a lower rate (--set lr_per_256=…), milder views or a larger batch"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -58,9 +61,10 @@ def run(
 ) -> None:
     """Train an encoder without labels. Ctrl-C, SIGTERM and --max-minutes leave a checkpoint for --resume.
 
-    Under torchrun each process takes a part of every batch.
+    The run folder's `model` is the encoder so far. Under torchrun each process takes a part of every batch.
     """
     settings = recipe.load(name, overrides or [])
+    stages = cost.stages(settings)
     distributed.start()
     if device == "cuda" and distributed.world() > 1:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -82,35 +86,43 @@ def run(
     if first is None:
         distributed.end()
         if checkpoint.step(out) == settings.steps(len(train_set)):
-            typer.echo(f"{out}: is finished already; next: python -m training export {out} -o FOLDER")
+            typer.echo(f"{out}: is finished already; next: sslzoo embed PHOTOS -m {out / MODEL}")
         else:
             typer.echo(f"{out}: stopped after 0.0 minutes; next: the same command with --resume")
         return
     out.mkdir(parents=True, exist_ok=True)
-    record(out / "recipe.json", settings.to_dict())
+    (out / "recipe.toml").write_text(settings.to_toml(), encoding="utf-8")
     record(out / IMAGES, data.summary(train_set))
     facts = start_facts(device, settings, len(train_set)) | {"init": init, "processes": distributed.world()}
-    record(out / "run.json", facts)
-    finished = False
-    with (out / "log.jsonl").open("a") as log, tqdm(unit="step", desc=settings.name) as bar:
+    peak = cost.peak_flops(device, bf16=bool(facts["bf16"])) * distributed.world()
+    costs, reports = cost.Cost(stages, peak), []
+    record(out / "run.json", facts | {"flops_per_image": stages[-1][1], "peak_flops": peak})
+    with (out / "log.jsonl").open("a") as log, tqdm(desc=settings.name, bar_format=BAR) as bar:
         for p in itertools.chain([first], run):
+            reports.append(p)
+            line = asdict(p) | {"mfu": costs.mfu(p), "minutes": round((time.monotonic() - began) / 60, 2)}
             bar.total, bar.n = p.steps, p.step
-            bar.set_postfix(
-                loss=f"{p.loss:.3f}", std=f"{p.std:.2f}", rank=f"{p.rank:.0f}", img_s=f"{p.images_per_second:.0f}"
-            )
-            line: dict[str, object] = asdict(p) | {"minutes": round((time.monotonic() - began) / 60, 2)}
+            left = tqdm.format_interval(costs.seconds_left(p, settings.batch_size))
+            speed = f"{p.images_per_second:.0f} img/s, MFU {100 * line['mfu']:.0f} %, {left} left"
+            bar.set_postfix_str(f"loss {p.loss:.3f}, std {p.std:.2f}, rank {p.rank:.0f}, {speed}")
             if p.epoch.is_integer() or p.done:
-                line["knn"] = score = judge(method)
-                tqdm.write(f"epoch {p.epoch:.0f}: loss {p.loss:.3f}, kNN {score}", file=sys.stderr)
+                line["knn"] = judge(method)
+                scores = "".join(f", {protocol} {value:.4f}" for protocol, value in line["knn"].items())
+                tqdm.write(f"epoch {p.epoch:.0f}: loss {p.loss:.3f}{scores}", file=sys.stderr)
+                if p.collapsed:
+                    tqdm.write(f"the outputs have collapsed (std {p.std:.2f}, healthy: about 1); {LOWER}", sys.stderr)
             log.write(json.dumps(line) + "\n")
             log.flush()
-            finished = p.done
     minutes = (time.monotonic() - began) / 60
     before = json.loads((out / "run.json").read_text()).get("minutes", 0)
-    record(out / "run.json", {"minutes": round(minutes + before, 1)})
+    per_epoch = len(train_set) // settings.batch_size * settings.batch_size
+    record(out / "run.json", {"minutes": round(minutes + before, 1)} | costs.summary(reports, per_epoch, device))
     distributed.end()
-    then = f"python -m training export {out} -o FOLDER" if finished else "the same command with --resume"
-    typer.echo(f"{out}: {'finished' if finished else 'stopped'} after {minutes:.1f} minutes; next: {then}")
+    write_model(out, settings)
+    done, then = "stopped", f"; next: the same command with --resume, or sslzoo embed PHOTOS -m {out / MODEL}"
+    if reports[-1].done:
+        done, then = "finished", f"; next: sslzoo embed PHOTOS -m {out / MODEL}"
+    typer.echo(f"{out}: {done} after {minutes:.1f} minutes{then}")
 
 
 Name = Annotated[str, typer.Option(help="The encoder's name; by default METHOD-BACKBONE.FOLDER.")]
@@ -198,6 +210,16 @@ def publish(
         typer.echo(line)
 
 
+def write_model(out: Path, settings: recipe.Recipe) -> None:
+    """The encoder so far as a model folder inside the run folder, without scores or claims; `export` adds those."""
+    from training import export as exporting
+
+    shutil.rmtree(out / MODEL, ignore_errors=True)
+    # the recipe's own name is that of weights that were published
+    name = f"{settings.name}_mine" if out.name == settings.name else exporting.own_name(settings, out)
+    exporting.export(out, out / MODEL, name=name)
+
+
 def initial_weights(name: str, settings: recipe.Recipe) -> dict[str, torch.Tensor]:
     """The backbone's weights of an encoder of the same architecture."""
     encoder = load_encoder(name, device="cpu")
@@ -218,18 +240,24 @@ def load_data(
     The judge's bank is 5,000 training images and its queries 2,000 test images at most: a signal, not a score to quote.
     `summary` is the file in which an earlier start has listed what can't be read.
     """
-    train_files, test_files = discover.split(path, "train"), discover.split(path, "val", "test")
+    train, test = data.splits(path)
     known = json.loads(summary.read_text()) if summary is not None and summary.is_file() else None
-    train_set = data.load(
-        train_files or path, settings.store_size, storage=settings.storage, decode=settings.decode, known=known
-    )
-    if train_set.failures and distributed.rank() == 0:
+    train_set = data.load(train, settings.store_size, storage=settings.storage, decode=settings.decode, known=known)
+
+    def say(message: str) -> None:
+        if distributed.rank() == 0:
+            typer.echo(message, err=True)
+
+    if train_set.failures:
         for name, reason in train_set.failures[:5]:
-            typer.echo(f"left out {name}: {reason}", err=True)
-        typer.echo(f"{len(train_set.failures)} images can't be read and are left out; {IMAGES} lists them", err=True)
-    if not test_files or train_set.labels[0] is None:
+            say(f"left out {name}: {reason}")
+        say(f"{len(train_set.failures)} images can't be read and are left out; {IMAGES} lists them")
+    if test is None:
         return train_set, lambda method: {}
-    test_set = data.load(test_files, settings.store_size, limit=2000)
+    test_set = data.load(test, settings.store_size, limit=2000)
+    if None in train_set.labels or not set(test_set.labels) <= set(train_set.labels):
+        say(f"no kNN: the labels of {test} are not those of the training images")
+        return train_set, lambda method: {}
 
     def judge(method: Method) -> dict[str, float]:
         bank = embed(method, train_set, settings, 5000)
@@ -240,12 +268,12 @@ def load_data(
 
 @torch.no_grad()
 def embed(method: Method, images: data.Images, settings: recipe.Recipe, limit: int) -> Embeddings:
-    """Pooled features of the first images at the size they are stored in, without augmentation."""
+    """Pooled features of at most `limit` images at the size they are stored in, without augmentation."""
     device = next(method.parameters()).device
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (settings.mean, settings.std))
     method.eval()
     parts = []
-    pixels, labels = images.head(limit)
+    pixels, labels = images.sample(limit)
     for batch in torch.split(pixels, 128):
         x = ((batch.to(device) / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device)):

@@ -76,9 +76,13 @@ def make_view(images: Tensor, view: View, size: int, generator: torch.Generator)
 
 def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(x - mean) / std per channel, in the memory format that convolutions like best."""
-    offset = torch.tensor(mean, device=x.device)[:, None, None]
-    scale = torch.tensor(std, device=x.device)[:, None, None]
-    return ((x - offset) / scale).contiguous(memory_format=torch.channels_last)
+    return ((x - _channels(mean, x.device)) / _channels(std, x.device)).contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers per channel, sent to the device once: a step must not wait for it."""
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 def random_crop_boxes(
@@ -157,8 +161,8 @@ def color_jitter(x: Tensor, strength: tuple[float, ...], p: float, generator: to
     shuffle = torch.randperm(n, generator=generator, device=generator.device)
 
     for position in range(4):
-        for operation, slots in enumerate(_slots(n, position)):
-            rows = shuffle[slots.to(shuffle.device)]
+        for operation, slots in enumerate(_slots(n, position, shuffle.device)):
+            rows = shuffle[slots]
             part = x[rows]
             if operation == 0:
                 part = part * brightness[rows]
@@ -173,10 +177,10 @@ def color_jitter(x: Tensor, strength: tuple[float, ...], p: float, generator: to
 
 
 @lru_cache
-def _slots(n: int, position: int) -> list[Tensor]:
+def _slots(n: int, position: int, device: torch.device) -> list[Tensor]:
     """For each of the four operations, which of n slots apply it at `position`, slot i following order i mod 24."""
     operation = ORDERS[torch.arange(n) % len(ORDERS), position]
-    return [torch.nonzero(operation == k)[:, 0] for k in range(4)]
+    return [torch.nonzero(operation == k)[:, 0].to(device) for k in range(4)]
 
 
 def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: means over the steps since the last report; `done` is true at the run's end."""
+    """Where a run stands: means over the steps since the last report, `seconds` ago; `done` is true at the run's end."""
 
     step: int
     steps: int
@@ -39,7 +39,13 @@ class Progress:
     rank: float
     learning_rate: float
     images_per_second: float
+    seconds: float
     done: bool
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether all outputs are nearly the same, after the first epoch: a tenth of the spread of healthy ones is left."""
+        return self.std < 0.1 and self.epoch >= 1
 
 
 class Diverged(SslzooError):
@@ -104,7 +110,8 @@ def train(
     if world > 1 and recipe.sync_bn:
         norms.synchronize(method, device)
     if recipe.compile:
-        method.backbone.compile()  # in place, so that the checkpoint's names stay
+        for part in method.children():
+            part.compile()  # in place, so that the checkpoint's names stay
     model = distributed.parallel(method)
     optimizer = optim.build(method, recipe)
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
@@ -185,8 +192,9 @@ def _report(
     step: int, steps: int, per_epoch: int, loss: Tensor, z: Tensor, rate: float, seen: int, began: float
 ) -> Progress:
     signs = {name: float(value) for name, value in collapse(z).items()}
-    speed = seen / (time.perf_counter() - began)
-    return Progress(step, steps, step / per_epoch, float(loss), signs["std"], signs["rank"], rate, speed, step == steps)
+    seconds = time.perf_counter() - began
+    epoch, speed = step / per_epoch, seen / seconds
+    return Progress(step, steps, epoch, float(loss), signs["std"], signs["rank"], rate, speed, seconds, step == steps)
 
 
 def _seed(*stream: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Recipe:
     and follows half a cosine down to `final_lr`, or is divided by ten at each share of the run in `lr_steps`.
     `epochs` may be a fraction. `batch_size` counts the images of one optimiser step, over all processes and the
     `accumulate` parts that it is computed in. `clip_grad` bounds the gradient's norm (0: no bound). `sync_bn` takes BN's
-    statistics over all processes. `compile` compiles the backbone. `storage` is "auto" (in memory where half of what is
+    statistics over all processes. `compile` compiles the networks. `storage` is "auto" (in memory where half of what is
     free holds the images), "memory" or "stream"; `decode` says where a stream's JPEG files are decoded, "cpu" or on the
     "device".
     """
@@ -99,6 +100,16 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as TOML or JSON take them; `from_dict` is its inverse."""
         return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        """A file that `load` reads back; for these values TOML's syntax is JSON's, and a table is a heading."""
+        values = self.to_dict()
+        options, views = values.pop("method_options"), values.pop("views")
+        tables = [("", values), ("\n[method_options]\n", options), *(("\n[[views]]\n", view) for view in views)]
+        return "".join(
+            heading + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+            for heading, table in tables
+        )
 
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from torch import nn
 
+from benchmarks.gratings import TinyNet
 from training import engine, recipe
 
 
@@ -49,18 +49,6 @@ def tiny():
         return recipe.from_dict(values | changes)
 
     return make
-
-
-class TinyNet(nn.Sequential):
-    """Three convolutions with BN, a network that a test can train in seconds; features `[n, 64]`."""
-
-    dim = 64
-
-    def __init__(self):
-        layers = []
-        for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-            layers += [nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 @pytest.fixture

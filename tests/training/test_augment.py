@@ -89,7 +89,7 @@ def test_blur_equals_torchvision(photo, sigma):
 
 def test_every_order_of_the_jitter_is_equally_likely():
     n = 48
-    slots = [augment._slots(n, position) for position in range(4)]
+    slots = [augment._slots(n, position, torch.device("cpu")) for position in range(4)]
     order_of_slot = torch.stack([sum(k * (torch.isin(torch.arange(n), s[k])) for k in range(4)) for s in slots], 1)
     orders, counts = order_of_slot.unique(dim=0, return_counts=True)
     assert len(orders) == 24 and (counts == 2).all()

@@ -1,9 +1,12 @@
 """The loop: exact resume, clean stops, and refusals."""
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sslzoo.errors import InputError
 from training import checkpoint, engine
@@ -159,3 +162,48 @@ def test_every_step_draws_its_own_noise(tiny, images, monkeypatch):
 
 
 VIEWS = [torch.randn(10, 3, 16, 16, generator=torch.Generator().manual_seed(k)) for k in range(2)]
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would make the host wait for a GPU: reading a number off a tensor, or a result whose size is data."""
+
+    CALLS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "bincount")
+
+    def __init__(self):
+        super().__init__()
+        self.step, self.seen = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in self.CALLS:
+            self.seen.append((self.step, str(func)))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_step_waits_for_the_device(tiny, images, method):
+    """Between two reports nothing is read back: shown on a CPU by the calls that would do it."""
+    view = {"count": 1, "size": 16, "blur_p": 0.5, "solarize_p": 0.2, "interpolation": "bicubic"}
+    recipe = tiny(method, epochs=1, optimizer="lars", clip_grad=1.0, views=[view, view])
+    run(recipe, images)  # what is computed once is computed now
+    with Waits() as waits:
+
+        def stop():  # asked before every step
+            waits.step += 1
+            return False
+
+        run(recipe, images, stop=stop)
+    assert waits.step == 4
+    assert [call for step, call in waits.seen if step < 4] == []
+    assert waits.seen  # the report after the last one does read
+
+
+@pytest.mark.slow  # needs a C++ compiler, and minutes of it
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("method", ["simclr", "byol"])
+def test_compiled_networks_learn_the_same(tiny, images, method):
+    recipe = tiny(method, epochs=1, progressive=[[0.0, 1.0]])
+    plain, _ = run(recipe, images)
+    compiled, _ = run(dataclasses.replace(recipe, compile=True), images)
+    assert list(compiled) == list(plain)
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)

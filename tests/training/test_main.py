@@ -8,6 +8,7 @@ import pytest
 
 import sslzoo
 from training import __main__ as cli
+from training import recipe
 
 
 @pytest.fixture
@@ -39,7 +40,16 @@ def test_folder_to_model_to_vectors(run, photos, tmp_path):
     facts = json.loads((tmp_path / "r" / "run.json").read_text())
     assert facts["images"] == 12
     assert facts["processor"]
+    assert facts["images_per_second"] * facts["seconds_per_epoch"] == pytest.approx(12, rel=0.01)
+    assert 0 < facts["mfu"] < 1 and facts["peak_memory_bytes"] > 1e8
+    assert log[-1]["mfu"] * facts["peak_flops"] == pytest.approx(
+        log[-1]["images_per_second"] * facts["flops_per_image"], rel=1e-6
+    )
+    again = recipe.load(str(tmp_path / "r" / "recipe.toml"))
+    assert again == recipe.load("simclr-r18.tin_cpu_1h", CHANGES)
 
+    found = sslzoo.embed(photos, "local-dir:r/model", device="cpu")  # what the run leaves can be used at once
+    assert (found.vectors.shape, sslzoo.load("./r/model").spec.name) == ((12, 512), "simclr-r18.r")
     code, out, err = run(
         "export", "r", "-o", "m", "--license", "cc0-1.0", "--trained-on", "drawings", "--data-terms", "none"
     )
@@ -132,12 +142,12 @@ def test_wrong_input(run, arguments, message, tmp_path):
 def test_a_finished_run_says_so_and_a_refused_resume_changes_nothing(run, photos, tmp_path):
     command = ["simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL]
     assert "finished" in run(*command)[1]
-    record = (tmp_path / "r" / "recipe.json").read_bytes(), (tmp_path / "r" / "run.json").read_bytes()
+    record = (tmp_path / "r" / "recipe.toml").read_bytes(), (tmp_path / "r" / "run.json").read_bytes()
     _, out, _ = run(*command, "--resume")
-    assert "is finished already; next: python -m training export r" in out
+    assert "is finished already; next: sslzoo embed PHOTOS -m r/model" in out
     code, _, error = run(*command, "--resume", "--set", "lr_per_256=9.0")
     assert code == 1 and "another lr_per_256" in error
-    assert record == ((tmp_path / "r" / "recipe.json").read_bytes(), (tmp_path / "r" / "run.json").read_bytes())
+    assert record == ((tmp_path / "r" / "recipe.toml").read_bytes(), (tmp_path / "r" / "run.json").read_bytes())
     code, _, error = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "big", *SMALL, "--set", "batch_size=4096")
     assert code == 1 and not (tmp_path / "big").exists()
 

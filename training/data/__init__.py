@@ -7,6 +7,7 @@ What can't be decoded is known before the first step: it is listed, has no numbe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ from sslzoo.spec import Preprocess
 from training import distributed
 from training.data.memory import available_memory
 from training.data.resident import ImageSet
-from training.data.rows import Items, Rows, Tables, rows_of
+from training.data.rows import Items, Rows, Tables, rows_of, spread
 from training.data.stream import Stream
 
-__all__ = ["ImageSet", "Images", "Items", "Rows", "Stream", "Tables", "load", "summary"]
+__all__ = ["ImageSet", "Images", "Items", "Rows", "Stream", "Tables", "load", "splits", "summary"]
 
 SHARE = 0.5  # of the memory that is free; the rest is for the network, its activations and the system
 
@@ -45,8 +46,8 @@ def load(
     Images that are `size` px square already keep their pixels. An image that can't be decoded is left out and listed;
     raises InputError when none is left. `storage` "auto" keeps them in memory where half of what is free holds them;
     "memory" and "stream" force it. A stream decodes every file once before it is used, to find those that can't be;
-    `known`, an earlier `summary` of the same files, spares that. `decode` is `Stream`'s. `limit` stops after so many
-    and keeps them in memory.
+    `known`, an earlier `summary` of the same files, spares that. `decode` is `Stream`'s. `limit` keeps so many in memory,
+    taken evenly from the whole: a folder's first images are all of its first class.
     """
     if limit is None and storage != "memory":
         rows = rows_of(path)
@@ -54,11 +55,14 @@ def load(
             raise InputError(f"{path} can only be read from front to back; unpack it, or use uncompressed .tar shards")
         if rows is not None and distributed.any_rank(storage == "stream" or not _fits(len(rows), size)):
             return Stream.checked(rows, size, decode=decode, known=known, quiet=quiet)
+    items = discover.discover(path)
+    if limit is not None and (few := rows_of(path)) is not None:
+        items = (few.item(row) for row in spread(len(few), limit).tolist())
     arrays: list[np.ndarray] = []
     labels: list[str | int | None] = []
     failures: list[tuple[str, str]] = []
     with tqdm(desc=f"reading {path}", unit="img", disable=quiet or None) as bar:
-        for item, result in read(discover.discover(path), Preprocess(resize=size, size=size)):
+        for item, result in read(items, Preprocess(resize=size, size=size)):
             if isinstance(result, ImageError):
                 failures.append((item.id, result.reason))
                 continue
@@ -71,6 +75,24 @@ def load(
         raise InputError(f"no readable image in {path}; name a folder of images or Parquet files with an image column")
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
     return ImageSet(images, labels, failures)
+
+
+def splits(path: str) -> tuple[discover.Source, discover.Source | None]:
+    """What to train on, and what to judge by where the source tells them apart, which is then never trained on.
+
+    Parquet files named `train` and `val` (or `test`), or sub-folders of those names. Raises InputError for a test split
+    without a train split.
+    """
+    train, test = discover.split(path, "train"), discover.split(path, "val", "test")
+    if test and not train:
+        raise InputError(f"{path} has {test[0].name} and no train.parquet; name the files to train on: --data FILE")
+    if train:
+        return train, test or None
+    folder = Path(path)
+    tests = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
+    if tests and (folder / "train").is_dir():
+        return folder / "train", tests[0]
+    return path, None
 
 
 def summary(images: Images) -> dict[str, Any]:

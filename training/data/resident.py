@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.data.memory import free_on
+from training.data.rows import spread
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,11 @@ class ImageSet:
         """The images of each list of row numbers, on the device."""
         images = self.images.to(device) if self.images.nbytes <= free_on(device) // 2 else self.images
         for numbers in rows:
-            yield images[numbers.to(images.device)].to(device)
+            if images.device.type == "cuda":
+                numbers = numbers.pin_memory().to(device, non_blocking=True)
+            yield images[numbers].to(device)
 
-    def head(self, limit: int) -> tuple[Tensor, list[str | int | None]]:
-        """The first images with their labels."""
-        return self.images[:limit], self.labels[:limit]
+    def sample(self, limit: int) -> tuple[Tensor, list[str | int | None]]:
+        """Evenly spaced images with their labels."""
+        rows = spread(len(self), limit)
+        return self.images[rows], [self.labels[row] for row in rows.tolist()]

@@ -107,6 +107,12 @@ class Tables:
         return future.result()
 
 
+def spread(count: int, limit: int) -> Tensor:
+    """At most `limit` row numbers of `count`, evenly spaced: the first rows of a folder are all of one class."""
+    few = min(count, limit)
+    return torch.arange(few) * count // max(1, few)
+
+
 def rows_of(source: discover.Source) -> Rows | None:
     """The inputs of a source by number; None for what can only be read from front to back (a compressed tar)."""
     reader = discover.open_source(source)

@@ -18,7 +18,7 @@ from sslzoo.images.read import ordered, pixels, processors
 from sslzoo.spec import Preprocess
 from training import distributed
 from training.data import jpeg
-from training.data.rows import Rows
+from training.data.rows import Rows, spread
 
 AHEAD = 4  # batches that are decoded before they are asked for
 
@@ -94,11 +94,11 @@ class Stream:
                     x = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).contiguous()
                     yield x.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else x.to(device)
 
-    def head(self, limit: int) -> tuple[Tensor, list[str | int | None]]:
-        """The first images with their labels."""
-        numbers = torch.arange(min(limit, len(self)))
-        with contextlib.closing(self.batches(torch.split(numbers, 128), "cpu")) as batches:
-            return torch.cat(list(batches)), self.labels[:limit]
+    def sample(self, limit: int) -> tuple[Tensor, list[str | int | None]]:
+        """Evenly spaced images with their labels."""
+        rows = spread(len(self), limit)
+        with contextlib.closing(self.batches(torch.split(rows, 128), "cpu")) as batches:
+            return torch.cat(list(batches)), [self.labels[row] for row in rows.tolist()]
 
     def _pixels(self, row: int) -> Any:
         item = self.rows.item(row)

@@ -48,7 +48,8 @@ def in_fp32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(function)
     def exact(*tensors: Tensor, **options: Any) -> Tensor:
-        with torch.autocast(tensors[0].device.type, enabled=False):
+        device = tensors[0].device.type
+        with torch.autocast("cpu" if device == "meta" else device, enabled=False):  # shapes alone have no autocast
             return function(*(t.float() for t in tensors), **options)
 
     return exact
