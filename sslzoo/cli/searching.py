@@ -30,8 +30,10 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Make an index inside an embeddings folder, or bring it up to date; search finds it there."""
+    from sslzoo.cli.process import make_lean
     from sslzoo.index import folder
 
+    make_lean()
     if remove:
         made = folder.remove(embeddings, remove)
     else:
@@ -66,31 +68,42 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Print the images nearest to each query, with their cosine."""
+    from sslzoo.cli.process import make_lean
     from sslzoo.index.folder import open_index
-    from sslzoo.search import search_images
+    from sslzoo.search import read_queries, search_by
 
+    make_lean()
     found_in = open_index(embeddings)
     if found_in.unindexed:
         newer = f"{found_in.unindexed} newer images are not in the index; add them: sslzoo index {embeddings}"
         typer.echo(newer, err=True)
-    names, found = search_images(
+    read = read_queries(found_in.collection, queries, device=device)
+    found = search_by(
         found_in,
-        queries,
+        read,
         k or (10 if threshold is None else None),
         exclude_self=exclude_self,
         threshold=threshold,
         prefix=prefix,
         where=dict(_condition(text) for text in where or ()),
-        device=device,
     )
     results = [
-        (query, list(zip(ids, (float(score) for score in scores), strict=True)))
-        for query, ids, scores in zip(names, found.ids, found.scores, strict=True)
+        (query.name, list(zip(ids, (float(score) for score in scores), strict=True)))
+        for query, ids, scores in zip(read, found.ids, found.scores, strict=True)
     ]
     if html is not None:
         from sslzoo.contact_sheet import Picture, contact_sheet
 
-        rows = [(query, [Picture(id_, f"{score:.4f}", id_ == query) for id_, score in near]) for query, near in results]
+        rows = []
+        for query, (name, near), places in zip(read, results, found.rows, strict=True):
+            pictures = [
+                Picture(id_, f"{score:.4f}", place == query.row)
+                for (id_, score), place in zip(near, places.tolist(), strict=True)
+            ]
+            if query.picture is not None or query.row not in (None, *places.tolist()):
+                own = query.name if query.row is None else found_in.collection.ids_at([query.row])[0]
+                pictures.insert(0, Picture(own, "query", True, query.picture))
+            rows.append((name, pictures))
         html.write_text(contact_sheet(f"Search in {embeddings}", rows, found_in.collection.manifest), encoding="utf-8")
         typer.echo(f"contact sheet: {html}", err=True)
     if as_json:

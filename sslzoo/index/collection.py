@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sslzoo.embeddings import Embeddings, columns_schema, normalize, part_files, tables_by_part, vectors_by_part
+from sslzoo.embeddings import (
+    INDEX,
+    Embeddings,
+    columns_schema,
+    normalize,
+    part_files,
+    tables_by_part,
+    vectors_by_part,
+)
 from sslzoo.errors import InputError, SpaceMismatch
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ class Collection:
 
     def __init__(self, embeddings: Embeddings) -> None:
         self.embeddings = embeddings
+        self.folder = embeddings.folder  # where the vectors come from, if from disk
         self.space, self.model, self.manifest = embeddings.space, embeddings.model, embeddings.manifest
         self.dim = embeddings.dim
         self.removed: NDArray[np.int64] = np.empty(0, np.int64)  # rows that no search finds any more
@@ -187,10 +196,11 @@ class Collection:
 class MappedCollection(Collection):
     """A collection whose vectors lie normalised in one memory-mapped file, as the index folder keeps them."""
 
-    def __init__(self, vectors: Path, rows: Path, facts: Mapping[str, Any], manifest: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], manifest: dict[str, Any]) -> None:
+        self.folder: Path | None = folder
         self.space, self.model, self.manifest = facts["space"], facts["model"], manifest
         self.dim, self._n = facts["dim"], facts["rows"]
-        self._vectors, self._rows = vectors, rows
+        self._vectors, self._rows = (folder / INDEX / facts["files"][name] for name in ("vectors", "rows"))
         self.removed = np.empty(0, np.int64)
         self._read = {}
 

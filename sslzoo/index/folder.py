@@ -140,10 +140,9 @@ def _open(folder: Path, facts: Facts, *, mapped: bool = True) -> ExactIndex:
 
 
 def _collection(folder: Path, facts: Facts, manifest: dict[str, Any]) -> MappedCollection:
-    at, files = folder / INDEX, facts["files"]
-    collection = MappedCollection(at / files["vectors"], at / files["rows"], facts, manifest)
-    if "removed" in files:
-        collection.removed = np.load(at / files["removed"])
+    collection = MappedCollection(folder, facts, manifest)
+    if "removed" in facts["files"]:
+        collection.removed = np.load(folder / INDEX / facts["files"]["removed"])
     return collection
 
 
