@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import urllib.error
 import urllib.request
@@ -86,9 +87,9 @@ def read_queries(collection: Collection, queries: Sequence[str], *, device: str 
         if row is not None:
             read[place] = [Query(query, collection.vectors_at(np.array([row]))[0], row)]
         elif query.endswith(".npy"):
-            vectors = _array(Path(query), collection.dim)
-            names = [query] if len(vectors) == 1 else [f"{query}[{i}]" for i in range(len(vectors))]
-            read[place] = [Query(name, vector) for name, vector in zip(names, vectors, strict=True)]
+            rows = _array(Path(query), collection.dim)
+            several = [f"{query}[{i}]" for i in range(len(rows))] if len(rows) > 1 else [query]
+            read[place] = [Query(name, vector) for name, vector in zip(several, rows, strict=True)]
         elif query == "-":
             pictures[place] = _limited(sys.stdin.buffer.read(URL_BYTES + 1), "standard input")
         elif query.startswith(WEB):
@@ -99,7 +100,7 @@ def read_queries(collection: Collection, queries: Sequence[str], *, device: str 
     vectors = _embed(collection, dict(zip(names, pictures.values(), strict=True)), device)
     for (place, picture), name in zip(pictures.items(), names, strict=True):
         read[place] = [Query(queries[place], vectors[name], None, picture)]
-    return [one for several in read for one in several]
+    return list(itertools.chain.from_iterable(read))
 
 
 def _row(collection: Collection, query: str) -> int | None:

@@ -112,9 +112,9 @@ def search(
         ]
         typer.echo(json.dumps(lines, indent=2))
         return
-    for query, near in results:
+    for name, near in results:
         if len(results) > 1:
-            typer.echo(f"{query}:")
+            typer.echo(f"{name}:")
         for id_, score in near:
             typer.echo(f"{score:.4f}  {id_}")
 

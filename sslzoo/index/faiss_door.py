@@ -23,6 +23,12 @@ def available() -> bool:
 
 
 @cache
+def has_gpu() -> bool:
+    """Whether a FAISS for GPUs is installed and finds one; FAISS for the CPU isn't imported for this."""
+    return available() and "faiss-cpu" not in _installed() and load().get_num_gpus() > 0
+
+
+@cache
 def load() -> Any:
     """The module faiss; raises MissingExtra where there is none, or two that overwrite each other."""
     found = _installed()
@@ -57,7 +63,7 @@ def nearest(
     """The m rows of largest dot product for each probe, and these products, `[q, m]` each, by brute force."""
     faiss = load()
     bank, probes = np.ascontiguousarray(bank), np.ascontiguousarray(probes)
-    if getattr(faiss, "get_num_gpus", int)() > 0:
+    if has_gpu():
         products, rows = faiss.knn_gpu(_gpu(), probes, bank, m, metric=faiss.METRIC_INNER_PRODUCT)
     else:
         products, rows = faiss.knn(probes, bank, m, metric=faiss.METRIC_INNER_PRODUCT)

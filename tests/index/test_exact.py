@@ -7,7 +7,7 @@ from sklearn.neighbors import NearestNeighbors
 import sslzoo
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
-from sslzoo.index import collection
+from sslzoo.index import collection, exact
 
 
 def photos(n=300, dim=16, seed=0):
@@ -28,6 +28,14 @@ def test_equals_scikit_learn(monkeypatch, chunk):
     assert np.array_equal(np.stack(found.rows), rows)
     np.testing.assert_allclose(np.stack(found.scores), 1 - distance, atol=1e-6)
     assert found.ids[3][0] == f"{rows[3][0]}.jpg"
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 1000])
+def test_a_floor_lets_k_through_and_few_more(n):
+    line = np.random.default_rng(n).normal(size=n).astype(np.float32)
+    for k in {1, (n + 1) // 2, n}:
+        floor = exact._floor(line, k)
+        assert k <= (line >= floor).sum() and floor <= np.sort(line)[n - k]
 
 
 def test_equals_faiss():

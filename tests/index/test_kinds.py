@@ -1,5 +1,7 @@
 """Every kind of index keeps the promises of exact search: its scores, its order, its refusals; and its own recall."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
@@ -135,20 +137,23 @@ def test_without_faiss_exact_still_works(monkeypatch, bank):
         build_index(bank, "hnsw")
 
 
-@pytest.mark.parametrize("who", ["numpy", "faiss", "bf16"])
-def test_whoever_proposes_the_answer_is_the_same(monkeypatch, who, bank):
+@pytest.mark.parametrize("k", [1, 10, 500])
+@pytest.mark.parametrize("who", ["bf16", "faiss", "torch"])
+def test_whoever_multiplies_the_answer_is_the_same(monkeypatch, who, k):
     import torch
 
-    proposers = {
-        "numpy": (None, exact.ROUNDING),
-        "faiss": (faiss_door.nearest, exact.ROUNDING),
-        "bf16": (exact._torch(torch, "cpu", torch.bfloat16), exact.ROUNDING_BF16),
-    }
-    queries = clustered(30, seed=3).vectors
-    monkeypatch.setattr(exact, "_proposer", lambda n: proposers["numpy"])
-    plain = build_index(bank).search(queries, 10)
-    monkeypatch.setattr(exact, "_proposer", lambda n: proposers[who])
-    found = build_index(bank).search(queries, 10)
+    bank, queries = clustered(6000, dim=40), clustered(70, dim=40, seed=3).vectors
+    monkeypatch.setattr(exact, "_torch_with_bf16", lambda: None)
+    plain = build_index(bank).search(queries, k)
+    few = [build_index(bank).search(some, k) for some in np.split(queries, [1, 3, 12])]
+    assert np.array_equal(np.concatenate([f.rows for f in few]), plain.rows)
+    proposers = {"faiss": faiss_door.nearest, "torch": partial(exact._nearest_by_torch, torch, "cpu")}
+    if who == "bf16":
+        monkeypatch.setattr(exact, "_torch_with_bf16", lambda: torch)
+        monkeypatch.setattr(exact, "FEW", 1000)
+    else:
+        monkeypatch.setattr(exact, "_gpu", lambda n: proposers[who])
+    found = build_index(bank).search(queries, k)
     assert np.array_equal(found.rows, plain.rows)
     assert np.array_equal(found.scores, plain.scores)
 
