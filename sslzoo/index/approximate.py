@@ -27,6 +27,7 @@ TRAIN_BYTES = 512 << 20  # of training vectors at most
 SHORTLIST = 32  # candidates at least
 PROBES = 200  # sampled vectors on which recall is measured
 RECALL_K = 10
+MOST_CELLS = 4096  # beyond, on two cores, building takes hours for what a larger share of visited cells gives as well
 STALE = 0.2  # share of removed vectors from which a structure is built anew without them
 
 
@@ -42,8 +43,8 @@ class Kind:
 
 
 def _cells(n: int) -> int:
-    """Cells of an inverted file: FAISS's own guide, 4 √n, as long as each can be trained."""
-    return max(1, min(round(4 * math.sqrt(n)), n // PER_CENTROID))
+    """Cells of an inverted file: FAISS's own guide, 4 √n, as long as each can be trained and building stays quick."""
+    return max(1, min(round(4 * math.sqrt(n)), n // PER_CENTROID, MOST_CELLS))
 
 
 def _codes(dim: int) -> int:

@@ -35,7 +35,8 @@ def choose(collection: Collection, *, recall: float, memory: int) -> ExactIndex:
         trial = ApproximateIndex(sample, name)
         trial.build()
         if trial.tune(recall) >= recall:
-            speed[name] = _seconds(trial)
+            # what scans every code slows down with the collection, the others hardly do
+            speed[name] = _seconds(trial) * (1 if KINDS[name].knob else len(collection) / len(sample))
     for name in sorted(speed, key=speed.__getitem__):
         index = ApproximateIndex(collection, name)
         index.build()
