@@ -92,4 +92,6 @@ def cluster(
         table.append((str(number), str(len(c.ids)), c.label or "", share, c.ids[0]))
     print_table(table)
     if pure is not None:
-        typer.echo(f"purity {100 * pure:.1f} % (share of the commonest label, over all images)", err=True)
+        typer.echo(
+            f"purity {100 * pure:.1f} % (share of labelled images with the commonest label of their cluster)", err=True
+        )

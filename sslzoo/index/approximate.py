@@ -173,7 +173,7 @@ class ApproximateIndex(ExactIndex):
         if rows.shape[1] > k + SLACK:  # FAISS multiplies where the vectors lie; only the few that count are copied
             near = faiss_door.products(self.collection.normalized, probes, rows)
             best = np.argpartition(-near, k + SLACK - 1, axis=1)[:, : k + SLACK]
-            rows = np.take_along_axis(rows, best, 1)
+            rows = rows[np.arange(len(rows))[:, None], best]
         rows, scores = order(rows, rescore(self.collection.vectors_at, rows, probes), k)
         available = min(k, allowed - (1 if (left_out >= 0).any() else 0))
         short = (rows >= 0).sum(axis=1) < available

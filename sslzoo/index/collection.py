@@ -41,6 +41,7 @@ class Collection:
         self.dim = embeddings.dim
         self.removed: NDArray[np.int64] = np.empty(0, np.int64)  # rows that no search finds any more
         self._read: dict[str, pa.ChunkedArray] = {}
+        self._chunks: dict[str, tuple[list[pa.Array], NDArray[np.int64]]] = {}  # of columns, and where each begins
 
     @property
     def alive(self) -> NDArray[np.bool_]:
@@ -116,14 +117,16 @@ class Collection:
         """The values of some rows in a column; only the chunks in which they lie are looked at."""
         import pyarrow as pa
 
-        chunks = self.column(name).chunks
-        ends = np.cumsum([len(chunk) for chunk in chunks])
+        if name not in self._chunks:
+            chunks = self.column(name).chunks
+            self._chunks[name] = chunks, np.cumsum([0, *map(len, chunks)])
+        chunks, starts = self._chunks[name]
         rows = np.asarray(rows, np.int64)
-        chunk_of = np.searchsorted(ends, rows, side="right")
+        chunk_of = np.searchsorted(starts, rows, side="right") - 1
         out = np.empty(len(rows), object)
-        for number in np.unique(chunk_of):
-            here = np.flatnonzero(chunk_of == number)
-            places = rows[here] - (ends[number] - len(chunks[number]))
+        for number in set(chunk_of.tolist()):
+            here = chunk_of == number
+            places = rows[here] - starts[number]
             # not from the numpy array itself: pyarrow would import pandas to look at it
             indices = pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)])
             out[here] = chunks[number].take(indices).to_pylist()
@@ -203,6 +206,7 @@ class MappedCollection(Collection):
         self._vectors, self._rows = (folder / INDEX / facts["files"][name] for name in ("vectors", "rows"))
         self.removed = np.empty(0, np.int64)
         self._read = {}
+        self._chunks = {}
 
     def __len__(self) -> int:
         return int(self._n)

@@ -188,10 +188,9 @@ def pairs_above(
 
 def order(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Found:
     """The first k of each line by falling score, then by row."""
-    by_row = np.argsort(rows, axis=1, kind="stable")
-    rows, scores = np.take_along_axis(rows, by_row, 1), np.take_along_axis(scores, by_row, 1)
-    by_score = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(rows, by_score, 1), np.take_along_axis(scores, by_score, 1)
+    best = np.lexsort((rows, -scores))[:, :k]
+    lines = np.arange(len(rows))[:, None]
+    return rows[lines, best], scores[lines, best]
 
 
 def score(vectors: NDArray[np.float32], probes: NDArray[np.float32]) -> NDArray[np.float32]:

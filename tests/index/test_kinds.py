@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 import sslzoo
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError, MissingExtra, SpaceMismatch
-from sslzoo.index import KINDS, approximate, build_index, exact, faiss_door
+from sslzoo.index import KINDS, approximate, auto, build_index, exact, faiss_door
 from tests.index.vectors import clustered
 
 pytest.importorskip("faiss")
@@ -111,8 +111,6 @@ def test_structureless_vectors_are_not_promised_away():
 
 
 def test_auto_takes_exact_while_it_is_quick_and_the_quickest_that_keeps_its_promise_beyond(monkeypatch, bank):
-    from sslzoo.index import auto
-
     assert build_index(bank, "auto").kind == "exact"
     monkeypatch.setattr(auto, "EXACT_BYTES", 1000)
     monkeypatch.setattr(auto, "SAMPLE", 3000)
@@ -135,6 +133,11 @@ def test_without_faiss_exact_still_works(monkeypatch, bank):
     monkeypatch.setattr(faiss_door, "version", lambda name: "1")
     with pytest.raises(MissingExtra, match="pip uninstall"):
         build_index(bank, "hnsw")
+    monkeypatch.setattr(faiss_door, "available", lambda: True)
+    monkeypatch.setattr(auto, "EXACT_BYTES", 1000)
+    with pytest.raises(MissingExtra, match="pip uninstall"):  # auto says so too
+        build_index(bank, "auto")
+    assert build_index(bank).search(bank.vectors[:30], 1).rows[29][0] == 29
 
 
 @pytest.mark.parametrize("k", [1, 10, 500])
