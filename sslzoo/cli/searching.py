@@ -25,7 +25,9 @@ def index(
         float, typer.Option(min=0.0, max=1.0, help="Share of the true neighbours to find, measured on a sample.")
     ] = 0.95,
     memory: Annotated[str, typer.Option(help="What auto may use, such as 4GB.")] = "4GB",
-    remove: Annotated[list[str] | None, typer.Option("--remove", help="An id to take out of the index.")] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", help="An id to take out of the index; may be repeated.")
+    ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it anew.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -42,7 +44,8 @@ def index(
     if as_json:
         typer.echo(json.dumps({"kind": made.kind, "vectors": len(made), "recall": measured}))
         return
-    promise = "exact" if measured is None else f"recall {measured:.3f} on a sample"
+    whole = measured is None or getattr(made, "structure", None) is None  # a small collection needs no structure
+    promise = "exact" if whole else f"recall {measured:.3f} on a sample"
     typer.echo(f"{embeddings / 'index'}: {made.kind}, {len(made)} vectors, {promise}")
 
 
@@ -113,6 +116,8 @@ def search(
         typer.echo(json.dumps(lines, indent=2))
         return
     for name, near in results:
+        if not near:
+            typer.echo(f"nothing found for {name}", err=True)
         if len(results) > 1:
             typer.echo(f"{name}:")
         for id_, score in near:

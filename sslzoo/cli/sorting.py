@@ -16,7 +16,10 @@ SHOWN = 24  # pictures of a cluster on its contact sheet
 
 def dedup(
     embeddings: Folder,
-    threshold: Annotated[float, typer.Option(help="Cosine from which two images count as duplicates.")] = 0.95,
+    threshold: Annotated[
+        float,
+        typer.Option(help="Cosine from which two images count as duplicates; what to take depends on the encoder."),
+    ] = 0.95,
     html: Html = None,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +55,7 @@ def dedup(
     if groups:
         print_table(table)
     more = sum(len(group.ids) - 1 for group in groups)
-    typer.echo(f"{len(groups)} groups, {more} images could go (cosine at least {threshold})", err=True)
+    typer.echo(f"groups: {len(groups)}, images that could go: {more} (cosine at least {threshold})", err=True)
 
 
 def cluster(

@@ -182,7 +182,7 @@ def pairs_above(
                 many = max(1, GATHER_BYTES // (8 * bank.shape[1]))
                 for at in range(0, len(query), many):
                     some = slice(at, at + many)
-                    cosine[some] = score(bank[place[some]], block[query[some]])
+                    cosine[some] = score(bank[place[some], None], block[query[some]])[:, 0]
                 yield first + query, start + place, cosine
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sslzoo.embeddings import (
     INDEX,
@@ -90,8 +91,8 @@ def write_index(
 def remove(folder: str | Path, ids: Sequence[str]) -> ExactIndex:
     """Takes images out of the index, which is written first where there is none; the parts keep them.
 
-    The removed are remembered and skipped; when they become more than a fifth of an approximate index it is built anew
-    without them. Raises InputError for an id that isn't there.
+    The removed are remembered by their ids and skipped, until the `index` folder is deleted; when they become more than a
+    fifth of an approximate index it is built anew without them. Raises InputError for an id that isn't there.
     """
     folder = Path(folder)
     if not has_index(folder):
@@ -167,12 +168,12 @@ def _store(folder: Path, embeddings: Embeddings, old: Facts | None, parts: list[
     _write_rows(at / files["rows"], new)
     if old is None:
         files["vectors"] = f"vectors-{number}.f32"
-        if removed := _still_removed(folder, parts):
-            files["removed"] = removed
     else:
         new = new[len(old["parts"]) :]
     keep = 4 * facts["rows"] * facts["dim"]
     facts["rows"] += _append_vectors(at / files["vectors"], new, keep=keep, dim=facts["dim"])
+    if old is None and len(removed := _removed_before(folder, facts)):
+        files["removed"] = _write(at / f"removed-{number}.npy", lambda path: np.save(path, removed))
     return facts
 
 
@@ -270,13 +271,18 @@ def _continues(parts: list[list[Any]], facts: Facts) -> bool:
     return bool(parts[: len(facts["parts"])] == facts["parts"])
 
 
-def _still_removed(folder: Path, parts: list[list[Any]]) -> str | None:
-    """The file of what was removed from the index that is there, if its rows are still the first of the folder."""
+def _removed_before(folder: Path, facts: Facts) -> NDArray[np.int64]:
+    """The rows of a new index whose ids were removed from the one that is there."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     try:
-        facts = _facts(folder)
-    except (InputError, FileNotFoundError):
-        return None
-    return facts["files"].get("removed") if _continues(parts, facts) else None
+        before = _collection(folder, _facts(folder), {})
+        gone = before.ids_at(before.removed)
+    except (InputError, OSError):  # none is there, or it can't be read
+        return np.empty(0, np.int64)
+    ids = MappedCollection(folder, facts, {}).column("path")
+    return np.flatnonzero(np.asarray(pc.is_in(ids, value_set=pa.array(gone, pa.string()))))
 
 
 def _append_vectors(path: Path, parts: Sequence[Path], *, keep: int, dim: int) -> int:

@@ -38,6 +38,21 @@ def test_a_floor_lets_k_through_and_few_more(n):
         assert k <= (line >= floor).sum() and floor <= np.sort(line)[n - k]
 
 
+@pytest.mark.parametrize("dim", [1, 7, 16, 100, 512, 2048])
+def test_a_score_depends_on_nothing_but_its_two_vectors(dim):
+    rng = np.random.default_rng(dim)
+    bank, probes = (rng.normal(size=(n, dim)).astype(np.float32) for n in (60, 5))
+    rows = rng.integers(0, 60, (5, 40))
+    together = exact.rescore(bank.__getitem__, rows, probes)
+    for i in range(5):
+        assert np.array_equal(exact.score(bank[rows[i]], probes[i]), together[i])
+        alone = [exact.score(bank[row, None], probes[i])[0] for row in rows[i]]
+        assert np.array_equal(alone, together[i])
+    pairs = exact.score(bank[rows.ravel(), None], probes.repeat(40, axis=0))
+    assert np.array_equal(pairs.reshape(5, 40), together)
+    np.testing.assert_allclose(together, np.take_along_axis(probes @ bank.T, rows, 1), rtol=1e-4, atol=1e-4)
+
+
 def test_equals_faiss():
     faiss = pytest.importorskip("faiss")
     bank, queries = photos(), photos(40, seed=1)

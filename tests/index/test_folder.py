@@ -103,6 +103,19 @@ def test_a_folder_without_an_index_is_searched_in_its_parts(tmp_path, vectors, m
         )  # fmt: skip
 
 
+def test_the_removed_stay_out_when_the_folder_is_made_anew(tmp_path, vectors):
+    e = tmp_path / "e"
+    write(e, vectors[:2000])
+    gone = folder.remove(e, ["b/1001.jpg", "a/4.jpg"])
+    assert len(gone) == 1998
+    for part in e.glob("part-*"):
+        part.unlink()
+    write(e, vectors[1000:2000], first_part=1)  # a/4.jpg is gone for good, b/1001.jpg is now row 1
+    again = folder.write_index(e, "exact")
+    assert again.collection.removed.tolist() == [1]
+    assert again.search(vectors[1001:1002], 3).rows[0].tolist().count(1) == 0
+
+
 def test_filters(tmp_path, vectors):
     write(tmp_path / "e", vectors[:2500])
     rows = folder.write_index(tmp_path / "e", "exact").collection
