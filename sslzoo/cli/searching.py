@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sslzoo.cli.options import Device, Json
+from sslzoo.cli.options import Device, Json, Quiet
 from sslzoo.errors import InputError
 
 Folder = Annotated[Path, typer.Argument(metavar="EMB", help="An embeddings folder.")]
@@ -24,12 +24,13 @@ def index(
     recall: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the true neighbours to find, measured on a sample.")
     ] = 0.95,
-    memory: Annotated[str, typer.Option(help="What auto may use, such as 4GB.")] = "4GB",
+    memory: Annotated[str, typer.Option(help="What the structure that auto chooses may take, such as 4GB.")] = "4GB",
     remove: Annotated[
         list[str] | None, typer.Option("--remove", help="An id to take out of the index; may be repeated.")
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it anew.")] = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make an index inside an embeddings folder, or bring it up to date; search finds it there."""
     from sslzoo.cli.process import make_lean
@@ -39,7 +40,14 @@ def index(
     if remove:
         made = folder.remove(embeddings, remove)
     else:
-        made = folder.write_index(embeddings, kind, recall=recall, memory=_bytes(memory), rebuild=rebuild)
+        made = folder.write_index(
+            embeddings,
+            kind,
+            recall=recall,
+            memory=_bytes(memory),
+            rebuild=rebuild,
+            say=lambda text: None if quiet else typer.echo(text, err=True),
+        )
     measured = getattr(made, "recall", None)
     if as_json:
         typer.echo(json.dumps({"kind": made.kind, "vectors": len(made), "recall": measured}))

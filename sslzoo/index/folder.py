@@ -31,6 +31,7 @@ from sslzoo.embeddings import (
 from sslzoo.errors import InputError, SpaceMismatch
 from sslzoo.index import MEMORY, RECALL, build_index
 from sslzoo.index.approximate import STALE, ApproximateIndex, FlatIndex
+from sslzoo.index.auto import Say, silent
 from sslzoo.index.collection import MappedCollection
 from sslzoo.index.exact import ExactIndex
 
@@ -64,7 +65,13 @@ def open_index(folder: str | Path) -> ExactIndex:
 
 
 def write_index(
-    folder: str | Path, kind: str = "auto", *, recall: float = RECALL, memory: int = MEMORY, rebuild: bool = False
+    folder: str | Path,
+    kind: str = "auto",
+    *,
+    recall: float = RECALL,
+    memory: int = MEMORY,
+    rebuild: bool = False,
+    say: Say = silent,
 ) -> ExactIndex:
     """Makes the index of an embeddings folder, or brings the one that is there up to date, and opens it.
 
@@ -84,7 +91,7 @@ def write_index(
         facts = _store(folder, embeddings, old, parts) | {"asked": kind, "wanted": recall}
         collection = _collection(folder, facts, embeddings.manifest)
         index = _grown(folder, old, collection, recall) if old and same else None
-        _save(folder, facts, index or build_index(collection, kind, recall=recall, memory=memory))
+        _save(folder, facts, index or build_index(collection, kind, recall=recall, memory=memory, say=say))
     return open_index(folder)
 
 

@@ -114,7 +114,10 @@ def test_auto_takes_exact_while_it_is_quick_and_the_quickest_that_keeps_its_prom
     assert build_index(bank, "auto").kind == "exact"
     monkeypatch.setattr(auto, "EXACT_BYTES", 1000)
     monkeypatch.setattr(auto, "SAMPLE", 3000)
-    chosen = build_index(bank, "auto", recall=0.9)
+    said = []
+    chosen = build_index(bank, "auto", recall=0.9, say=said.append)
+    assert f"building {chosen.kind} of all 5,000 vectors" in said
+    assert any(line.startswith(f"{chosen.kind}: recall") and "3,000" in line for line in said)
     assert chosen.kind in approximate.KINDS
     assert chosen.recall >= 0.9
     assert build_index(bank, "auto", memory=10).kind == "exact"  # nothing fits: memory-mapped exact search
