@@ -193,6 +193,8 @@ class Collection:
             queries = queries.vectors
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise InputError(f"queries have shape {queries.shape}; the collection needs [n, {self.dim}]")
+        if not np.isfinite(queries).all():
+            raise InputError("a query holds NaN or infinity, which is near to nothing; make its vector again")
         return normalize(np.asarray(queries, np.float32))
 
 

@@ -29,6 +29,7 @@ SIMILARITY_BYTES = 128 << 20  # of similarities at a time
 GATHER_BYTES = 1 << 20  # of vectors copied for scoring at a time: they stay in the processor's cache
 BULK = 16  # queries from which a GPU, or bfloat16, pays for the copy of the vectors
 FEW = 32  # neighbours up to which bfloat16 pays; beyond, its rounding lets too many candidates through
+NOTHING = np.float32(-2)  # less than any cosine
 SLACK = 8  # candidates beyond k, so that a near tie at the k-th place can be told apart
 
 # how far the cosine of a candidate may be off: sums of float32 products in any order for dim up to a few thousand, and
@@ -242,9 +243,11 @@ def _top(bank: NDArray[np.float32], probes: NDArray[np.float32], k: int) -> Foun
             _tensor(torch, similarity).copy_(_tensor(torch, block).bfloat16() @ keys)
         for i, line in enumerate(similarity, start):
             floor = _floor(line, k) - ROUNDING
+            if np.isnan(floor):  # some vectors are not numbers: they come last
+                line = np.fmax(line, NOTHING)
+                floor = _floor(line, k) - ROUNDING
             if torch is not None:  # what the k nearest by bfloat16 really score is a closer bound than its own rounding
-                some = np.flatnonzero(line >= floor)
-                real = score(bank[some], probes[i])
+                real = np.fmax(score(bank[line >= floor], probes[i]), NOTHING)
                 floor = np.partition(real, len(real) - k)[len(real) - k] - ROUNDING_BF16
             near = np.flatnonzero(line >= floor)
             cosine = score(bank[near], probes[i])
@@ -254,10 +257,15 @@ def _top(bank: NDArray[np.float32], probes: NDArray[np.float32], k: int) -> Foun
 
 
 def _floor(line: NDArray[np.float32], k: int) -> np.float32:
-    """A number that at least k of a line's values reach, and few more; quicker than looking for the k-th largest itself."""
+    """A number that at least k of a line's values reach, and few more; quicker than looking for the k-th largest itself.
+
+    NaN where one of the values is.
+    """
     height = math.isqrt(len(line) // k)
     width = len(line) // height  # at least k
     peaks = line[: height * width].reshape(height, width).max(axis=0)
+    if np.isnan(peaks.sum()):
+        return np.float32(np.nan)
     return np.float32(np.partition(peaks, width - k)[width - k])
 
 

@@ -301,6 +301,9 @@ def _append_vectors(path: Path, parts: Sequence[Path], *, keep: int, dim: int) -
         for vectors in vectors_by_part(parts):
             if vectors.shape[1] != dim:
                 raise InputError(f"a part has vectors of {vectors.shape[1]} numbers, the manifest says {dim}")
+            if not np.isfinite(vectors).all():
+                at = rows + int(np.argmin(np.isfinite(vectors).all(axis=1)))
+                raise InputError(f"the vector of new row {at} holds NaN or infinity; embed again with --precision fp32")
             file.write(normalize(vectors).tobytes())
             rows += len(vectors)
         file.flush()

@@ -90,8 +90,22 @@ def test_equal_scores_keep_the_order_of_the_photos():
     assert found.ids == [["a", "c"]]
 
 
+@pytest.mark.parametrize("queries", [1, 4, 40])
+def test_vectors_that_are_not_numbers_are_never_found(queries):
+    bank = photos()
+    bank.vectors[::9] = np.nan
+    good = np.flatnonzero(np.arange(300) % 9)
+    wanted = sslzoo.build_index(Embeddings(bank.vectors[good], [str(i) for i in good], space="s"))
+    for k in (5, 300):
+        found = sslzoo.build_index(bank).search(photos(queries, seed=1), k)
+        for rows, expected in zip(found.rows, wanted.search(photos(queries, seed=1), k).rows, strict=True):
+            assert rows.tolist() == good[expected].tolist()
+
+
 def test_wrong_queries():
     index = sslzoo.build_index(photos())
+    with pytest.raises(InputError, match="NaN"):
+        index.search(np.full((1, 16), np.nan, np.float32))
     with pytest.raises(InputError, match=r"\[n, 16\]"):
         index.search(np.zeros((2, 5), np.float32))
     with pytest.raises(InputError, match="at least one"):

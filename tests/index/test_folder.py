@@ -163,6 +163,13 @@ def test_other_spaces_damage_and_unknown_ids(tmp_path, vectors):
         folder.open_index(e)
 
 
+def test_a_vector_that_is_not_a_number_is_refused(tmp_path, vectors):
+    vectors[1234, 5] = np.nan
+    write(tmp_path / "e", vectors[:2000])
+    with pytest.raises(InputError, match=r"row 1234 .*fp32"):
+        folder.write_index(tmp_path / "e")
+
+
 def test_an_interrupted_build_leaves_the_earlier_index(tmp_path, vectors, monkeypatch):
     e = tmp_path / "e"
     write(e, vectors[:2500])
