@@ -22,11 +22,15 @@ overflow-wrap:anywhere}.first img{outline:3px solid #2563eb}"""
 
 @dataclass(frozen=True)
 class Picture:
-    """An image on a sheet: its id, what stands under it, and whether it is the one the row is about."""
+    """An image on a sheet: its id, what stands under it, and whether it is the one the row is about.
+
+    `image` is a file or the encoded picture where it is no image of the collection.
+    """
 
     id: str
     note: str = ""
     first: bool = False
+    image: Path | bytes | None = None
 
 
 def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Picture]]], manifest: Mapping[str, Any]) -> str:
@@ -39,7 +43,7 @@ def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Picture]]], man
         out.append(f'<h2>{html.escape(heading)}</h2><div class="row">')
         for picture in pictures:
             name, note = html.escape(picture.id), html.escape(picture.note)
-            data = thumbnail(picture.id, manifest)
+            data = thumbnail(picture.id, manifest) if picture.image is None else _jpeg(picture.image, picture.id)
             shown = (
                 f'<img alt="{name}" src="data:image/jpeg;base64,{data}">'
                 if data
@@ -58,8 +62,13 @@ def thumbnail(id_: str, manifest: Mapping[str, Any]) -> str:
     # an id never leads out of its source, whatever a manifest from elsewhere says
     if not path.is_file() or (root.is_dir() and not path.resolve().is_relative_to(root.resolve())):
         return ""
+    return _jpeg(path, id_)
+
+
+def _jpeg(source: Path | bytes, name: str) -> str:
     try:
-        image = decode(path.read_bytes(), name=id_, target=THUMBNAIL).image
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        image = decode(data, name=name, target=THUMBNAIL).image
     except (ImageError, OSError):
         return ""
     image.thumbnail((THUMBNAIL, THUMBNAIL))

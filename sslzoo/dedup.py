@@ -28,7 +28,8 @@ class Group:
 def duplicates(index: ExactIndex, threshold: float = 0.95) -> list[Group]:
     """Groups of two or more images, connected by cosines of at least `threshold`, the largest group first.
 
-    The one with the most pixels is kept, the earlier of two equal ones. Raises InputError for a threshold outside (-1, 1].
+    Connections are those among the 64 nearest of each image; an approximate index may miss some. The one with the most
+    pixels is kept, the earlier of two equal ones. Raises InputError for a threshold outside (-1, 1].
     """
     if not -1 < threshold <= 1:
         raise InputError(f"threshold is {threshold}; a cosine lies between -1 and 1, near-duplicates are above 0.9")

@@ -7,14 +7,19 @@ same points again (Qdrant). Vectors are stored with length 1, so that cosine and
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sslzoo.embeddings import normalize, part_files, read_manifest, tables_by_part, vectors_by_part
+from sslzoo.embeddings import Embeddings, normalize, part_files, read_manifest, tables_by_part, vectors_by_part
 from sslzoo.errors import InputError, MissingExtra, SpaceMismatch
+from sslzoo.index.collection import Collection
 
-BATCH = 512  # points a request to Qdrant
+PARTS = 64  # written to LanceDB as one version of its table, which costs a file or two; they pass through one by one
+POINTS = 512  # a request to Qdrant
+SECONDS = 60  # that a request to Qdrant may take
 
 
 def export_vectors(folder: str | Path, to: str, at: Any, *, table: str = "images") -> int:
@@ -32,8 +37,8 @@ def export_vectors(folder: str | Path, to: str, at: Any, *, table: str = "images
     return DATABASES[to](folder, manifest, at, table)
 
 
-def _batches(folder: Path) -> Iterator[Any]:
-    """An Arrow table for each part: number, path, vector, and the other columns."""
+def _batches(folder: Path, start: int = 0) -> Iterator[Any]:
+    """An Arrow table for each part, from row `start` on: number, path, the other columns, and vector."""
     import numpy as np
     import pyarrow as pa
 
@@ -41,9 +46,11 @@ def _batches(folder: Path) -> Iterator[Any]:
     row = 0
     for vectors, rest in zip(vectors_by_part(files, empty=True), tables_by_part(files), strict=True):
         n, dim = vectors.shape
-        flat = pa.array(normalize(vectors).ravel(), pa.float32())
-        table = rest.add_column(0, "number", pa.array(np.arange(row, row + n), pa.int64()))
-        yield table.append_column("vector", pa.FixedSizeListArray.from_arrays(flat, dim))
+        if row + n > start:
+            flat = pa.array(normalize(vectors).ravel(), pa.float32())
+            table = rest.add_column(0, "number", pa.array(np.arange(row, row + n), pa.int64()))
+            table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(flat, dim))
+            yield table.slice(max(0, start - row))
         row += n
 
 
@@ -52,58 +59,88 @@ def _lancedb(folder: Path, manifest: dict[str, Any], at: Any, name: str) -> int:
         import lancedb
     except ImportError:
         raise MissingExtra("LanceDB is not installed: pip install 'sslzoo[lancedb]'") from None
-    database = lancedb.connect(str(at))
+    import pyarrow as pa
+
     facts = {"sslzoo.space": manifest["space"], "sslzoo.model": manifest["model"]}
-    table: Any = None
-    with contextlib.suppress(ValueError, FileNotFoundError):  # there is none yet
-        table = database.open_table(name)
-    if table is not None:
-        known = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-        _require_space(f"{at} {name}", known.get("sslzoo.space"), known.get("sslzoo.model", "?"), manifest)
-    done = table.count_rows() if table is not None else 0
-    row = 0
-    for batch in _batches(folder):
-        end = row + len(batch)
-        if end > done:
-            rest = batch.slice(max(0, done - row)).replace_schema_metadata(facts)
+    try:
+        database = lancedb.connect(str(at))
+        table: Any = None
+        with contextlib.suppress(ValueError, FileNotFoundError):  # there is none yet
+            table = database.open_table(name)
+        done = 0
+        if table is not None:
+            known = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+            _require_space(f"{at} {name}", known.get("sslzoo.space"), known.get("sslzoo.model", "?"), manifest)
+            done = table.count_rows()
+            if done:
+                last = table.search().where(f"number = {done - 1}").select(["path"]).limit(1).to_list()
+                _require_same_rows(folder, manifest, f"{at} {name}", done, last[0]["path"] if last else None)
+        batches = _batches(folder, done)
+        for first in batches:
+            schema = first.schema.with_metadata(facts)
+            parts = itertools.chain([first], itertools.islice(batches, PARTS - 1))
+            stream = pa.RecordBatchReader.from_batches(schema, _record_batches(parts, schema))
             if table is None:
-                table = database.create_table(name, rest)
+                table = database.create_table(name, stream)
             else:
-                table.add(rest)
-        row = end
-    return row
+                table.add(stream)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"LanceDB can't write {at} ({_first_line(error)}); choose another folder with --at") from None
+    return int(manifest["rows"])
+
+
+def _record_batches(tables: Iterator[Any], schema: Any) -> Iterator[Any]:
+    for table in tables:
+        yield from table.cast(schema).to_batches()
 
 
 def _qdrant(folder: Path, manifest: dict[str, Any], at: Any, name: str) -> int:
     try:
         from qdrant_client import QdrantClient, models
+        from qdrant_client.http.exceptions import ApiException
     except ImportError:
         raise MissingExtra("Qdrant's client is not installed: pip install 'sslzoo[qdrant]'") from None
-    client = QdrantClient(url=at) if isinstance(at, str) else at
     facts = {"sslzoo_space": manifest["space"], "sslzoo_model": manifest["model"]}
-    if client.collection_exists(name):
-        points, _ = client.scroll(name, limit=1, with_payload=True)
-        if points:
-            known = points[0].payload
-            _require_space(f"{at} {name}", known.get("sslzoo_space"), known.get("sslzoo_model", "?"), manifest)
-    else:
-        shape = models.VectorParams(size=manifest["dim"], distance=models.Distance.COSINE)
-        client.create_collection(name, vectors_config=shape)
-    row = 0
-    for batch in _batches(folder):
-        for start in range(0, len(batch), BATCH):
-            some = batch.slice(start, BATCH).to_pylist()
-            points = [
-                models.PointStruct(
-                    id=entry["number"],
-                    vector=entry["vector"],
-                    payload={k: v for k, v in entry.items() if k not in ("number", "vector")} | facts,
-                )
-                for entry in some
-            ]
-            client.upsert(name, points=points, wait=True)
-        row += len(batch)
-    return row
+    try:
+        key = os.environ.get("QDRANT_API_KEY")
+        options: dict[str, Any] = {"api_key": key, "timeout": SECONDS, "check_compatibility": False}
+        client = QdrantClient(url=at, **options) if isinstance(at, str) else at
+        if client.collection_exists(name):
+            first = client.scroll(name, limit=1, with_payload=True)[0]
+            if first:
+                known = first[0].payload or {}
+                _require_space(f"{at} {name}", known.get("sslzoo_space"), known.get("sslzoo_model", "?"), manifest)
+                done = client.count(name).count
+                last = client.retrieve(name, [done - 1], with_payload=["path"])
+                path = (last[0].payload or {}).get("path") if last else None
+                _require_same_rows(folder, manifest, f"{at} {name}", done, path)
+        else:
+            shape = models.VectorParams(size=manifest["dim"], distance=models.Distance.COSINE)
+            client.create_collection(name, vectors_config=shape)
+        for batch in _batches(folder):
+            for start in range(0, len(batch), POINTS):
+                points = [
+                    models.PointStruct(id=entry.pop("number"), vector=entry.pop("vector"), payload=entry | facts)
+                    for entry in batch.slice(start, POINTS).to_pylist()
+                ]
+                client.upsert(name, points=points, wait=True)
+    except (ApiException, ValueError) as error:
+        raise InputError(
+            f"Qdrant at {at} refused or can't be reached ({_first_line(error)}); check --at, a URL such as http://localhost:6333"
+        ) from None
+    return int(manifest["rows"])
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:120]
+
+
+def _require_same_rows(folder: Path, manifest: dict[str, Any], where: str, done: int, last: str | None) -> None:
+    """Raises InputError unless the last row that is there is the folder's row of that number."""
+    if done > manifest["rows"] or last != Collection(Embeddings.open(folder)).ids_at([done - 1])[0]:
+        raise InputError(
+            f"{where} holds other rows than {folder} has now; choose another --table, or drop that one first"
+        )
 
 
 def _require_space(where: str, space: str | None, model: str, manifest: dict[str, Any]) -> None:

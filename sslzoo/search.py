@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,24 @@ from numpy.typing import NDArray
 
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError, SpaceMismatch
-from sslzoo.images.decode import Policy
+from sslzoo.images.decode import Policy, decode
 from sslzoo.index import ExactIndex, Neighbours
 from sslzoo.index.collection import Collection
 
 URL_BYTES = 64 << 20  # of an image fetched by URL
 URL_SECONDS = 20.0
+WEB = ("http://", "https://")
+AGENT = "sslzoo (image search)"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One vector to search by: its name, its row where it belongs to the collection, and the picture where there is one."""
+
+    name: str
+    vector: NDArray[np.float32]  # [dim]
+    row: int | None = None
+    picture: Path | bytes | None = None
 
 
 def search_images(
@@ -42,38 +55,58 @@ def search_images(
     of these, and SpaceMismatch when the encoder is not the one that made the collection.
     """
     index = collection if isinstance(collection, ExactIndex) else ExactIndex(collection)
-    names: list[str] = []
-    rows: list[int | None] = []
-    vectors: list[NDArray[np.float32]] = []
-    for query in queries:
-        row, found = _query(index.collection, query, device)
-        names += [query] if len(found) == 1 else [f"{query}[{i}]" for i in range(len(found))]
-        rows += [row] * len(found)
-        vectors.append(found)
-    probes = np.concatenate([np.zeros((0, index.collection.dim), np.float32), *vectors])
+    read = read_queries(index.collection, queries, device=device)
+    found = search_by(index, read, k, exclude_self=exclude_self, threshold=threshold, prefix=prefix, where=where)
+    return [query.name for query in read], found
+
+
+def search_by(
+    index: ExactIndex,
+    queries: Sequence[Query],
+    k: int | None = 10,
+    *,
+    exclude_self: bool = False,
+    threshold: float | None = None,
+    prefix: str = "",
+    where: Mapping[str, str] | None = None,
+) -> Neighbours:
+    """The k nearest images of each query; the options are those of `search_images`."""
+    probes = np.array([query.vector for query in queries], np.float32).reshape(len(queries), index.collection.dim)
     within = index.collection.matching(prefix=prefix, where=where)
-    exclude = rows if exclude_self else None
-    return names, index.search(probes, k, exclude=exclude, within=within, threshold=threshold)
+    exclude = [query.row for query in queries] if exclude_self else None
+    return index.search(probes, k, exclude=exclude, within=within, threshold=threshold)
 
 
-def _query(collection: Collection, query: str, device: str) -> tuple[int | None, NDArray[np.float32]]:
-    """A query's row in the collection, if it has one, and its vectors `[q, dim]`."""
-    row = _row(collection, query)
-    if row is not None:
-        return row, collection.vectors_at(np.array([row]))
-    if query.endswith(".npy"):
-        return None, _array(Path(query), collection.dim)
-    if query == "-":
-        return None, _embed_bytes(collection, sys.stdin.buffer.read(URL_BYTES + 1), "standard input", device)
-    if query.startswith(("http://", "https://")):
-        return None, _embed_bytes(collection, download(query), query, device)
-    return None, _embed(collection, query, device)
+def read_queries(collection: Collection, queries: Sequence[str], *, device: str = "auto") -> list[Query]:
+    """What `search_images` searches by, one or more for each query; pictures go through the encoder together."""
+    read: list[list[Query]] = []
+    pictures: dict[int, Path | bytes] = {}  # by the query's place
+    for place, query in enumerate(queries):
+        read.append([])
+        row = _row(collection, query)
+        if row is not None:
+            read[place] = [Query(query, collection.vectors_at(np.array([row]))[0], row)]
+        elif query.endswith(".npy"):
+            rows = _array(Path(query), collection.dim)
+            several = [f"{query}[{i}]" for i in range(len(rows))] if len(rows) > 1 else [query]
+            read[place] = [Query(name, vector) for name, vector in zip(several, rows, strict=True)]
+        elif query == "-":
+            pictures[place] = _limited(sys.stdin.buffer.read(URL_BYTES + 1), "standard input")
+        elif query.startswith(WEB):
+            pictures[place] = download(query)
+        else:
+            pictures[place] = Path(query)
+    names = ["standard input" if queries[place] == "-" else queries[place] for place in pictures]
+    vectors = _embed(collection, dict(zip(names, pictures.values(), strict=True)), device)
+    for (place, picture), name in zip(pictures.items(), names, strict=True):
+        read[place] = [Query(queries[place], vectors[name], None, picture)]
+    return list(itertools.chain.from_iterable(read))
 
 
 def _row(collection: Collection, query: str) -> int | None:
     """The query's row in the collection, by id or by where the file lies."""
     row = collection.row_of(query)
-    if row is not None or query == "-" or query.startswith(("http://", "https://")):
+    if row is not None or query == "-" or query.startswith(WEB):
         return row
     path = Path(query)
     if not path.is_file():
@@ -99,44 +132,52 @@ def _array(path: Path, dim: int) -> NDArray[np.float32]:
 def download(url: str, *, limit: int = URL_BYTES, seconds: float = URL_SECONDS) -> bytes:
     """The bytes behind an http(s) URL; raises InputError when it fails, stalls, or is larger than `limit`."""
     try:
-        with urllib.request.urlopen(url, timeout=seconds) as answer:
+        request = urllib.request.Request(url, headers={"User-Agent": AGENT})  # many servers refuse Python's own
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
             data: bytes = answer.read(limit + 1)
     except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
         if isinstance(error, urllib.error.HTTPError):
             error.close()
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise InputError(f"{url} can't be fetched: {reason}; download the image and name the file") from None
+    return _limited(data, url, limit)
+
+
+def _limited(data: bytes, name: str, limit: int = URL_BYTES) -> bytes:
     if len(data) > limit:
-        raise InputError(f"{url} is larger than {limit >> 20} MB; download the image and name the file")
+        raise InputError(f"{name} is larger than {limit >> 20} MB; download the image and name the file")
     return data
 
 
-def _embed_bytes(collection: Collection, data: bytes, name: str, device: str) -> NDArray[np.float32]:
-    if len(data) > URL_BYTES:
-        raise InputError(f"{name} is larger than {URL_BYTES >> 20} MB; name a file")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "query"
-        path.write_bytes(data)
-        try:
-            return _embed(collection, str(path), device)
-        except InputError as error:
-            if str(path.name) not in str(error):
-                raise
-            raise InputError(f"{name} is not an image that can be read; see it for yourself") from None
-
-
-def _embed(collection: Collection, query: str, device: str) -> NDArray[np.float32]:
+def _embed(collection: Collection, pictures: Mapping[str, Path | bytes], device: str) -> dict[str, NDArray[np.float32]]:
+    """The vector of each picture, by the encoder, precision and decode policy that made the collection."""
+    if not pictures:
+        return {}
     from sslzoo.pipeline import embed
 
-    source: str = collection.manifest.get("model_source", "")
-    model = source if source.startswith("local-dir:") else collection.model
     manifest = collection.manifest
+    source: str = manifest.get("model_source", "")
+    model = source if source.startswith("local-dir:") else collection.model
+    # bytes, not paths: of a path that is an archive, the members would be embedded
+    data = [picture if isinstance(picture, bytes) else picture.read_bytes() for picture in pictures.values()]
     policy = Policy.of(manifest)
-    precision = manifest.get("precision", "fp32")
-    made = embed(query, model, device=device, precision=precision, policy=policy, int8=collection.embeddings.folder)
+    choices = {"device": device, "precision": manifest.get("precision", "fp32"), "policy": policy}
+    try:
+        made = embed(data, model, int8=collection.folder, **choices)
+    except InputError:
+        _require_readable(pictures, data, policy)
+        raise
+    if len(made) < len(data):
+        _require_readable(pictures, data, policy)
     if made.space != collection.space:
         raise SpaceMismatch(
             f"the collection was made by {collection.model} (space {collection.space[:8]}), the query by {made.model} (space "
             f"{made.space[:8]}): the weights have changed; embed the collection again"
         )
-    return made.vectors
+    return dict(zip(pictures, made.vectors, strict=True))
+
+
+def _require_readable(names: Iterable[str], data: Iterable[bytes], policy: Policy) -> None:
+    """Raises ImageError for the first picture that can't be decoded."""
+    for name, content in zip(names, data, strict=True):
+        decode(content, name=name, policy=policy)

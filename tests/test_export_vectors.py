@@ -20,8 +20,8 @@ def interrupted_after(monkeypatch, count):
     """Lets the first `count` parts through, then stops as a kill would."""
     whole = exporting._batches
 
-    def some(folder):
-        for number, batch in enumerate(whole(folder)):
+    def some(folder, start=0):
+        for number, batch in enumerate(whole(folder, start)):
             if number == count:
                 raise KeyboardInterrupt
             yield batch
@@ -34,8 +34,10 @@ def test_lancedb(folder, tmp_path, monkeypatch):
     lancedb = pytest.importorskip("lancedb")
     with monkeypatch.context() as patch:
         interrupted_after(patch, 1)
+        patch.setattr(exporting, "PARTS", 1)
         with pytest.raises(KeyboardInterrupt):
             exporting.export_vectors(folder, "lancedb", tmp_path / "db")
+    assert lancedb.connect(str(tmp_path / "db")).open_table("images").count_rows() == 1000
     for _ in range(2):
         assert exporting.export_vectors(folder, "lancedb", tmp_path / "db") == 2500
     table = lancedb.connect(str(tmp_path / "db")).open_table("images")
@@ -47,11 +49,18 @@ def test_lancedb(folder, tmp_path, monkeypatch):
         assert [f["path"] for f in found] == ids
         np.testing.assert_allclose([1 - f["_distance"] for f in found], scores, atol=1e-5)
     assert {"label", "width", "flags"} <= set(table.schema.names)
+    assert len(table.list_versions()) == 2  # several parts a version
     write(tmp_path / "other", clustered(10).vectors)
     manifest = tmp_path / "other" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"space": "s"', '"space": "t"'))
     with pytest.raises(SpaceMismatch, match="--table"):
         exporting.export_vectors(tmp_path / "other", "lancedb", tmp_path / "db")
+    write(tmp_path / "fewer", clustered(10).vectors)
+    with pytest.raises(InputError, match="other rows"):
+        exporting.export_vectors(tmp_path / "fewer", "lancedb", tmp_path / "db")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="--at"):
+        exporting.export_vectors(folder, "lancedb", tmp_path / "file" / "db")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -77,6 +86,11 @@ def test_qdrant(folder, tmp_path, monkeypatch):
     manifest.write_text(manifest.read_text().replace('"space": "s"', '"space": "t"'))
     with pytest.raises(SpaceMismatch, match="--table"):
         exporting.export_vectors(tmp_path / "other", "qdrant", client)
+    write(tmp_path / "fewer", clustered(10).vectors)
+    with pytest.raises(InputError, match="other rows"):
+        exporting.export_vectors(tmp_path / "fewer", "qdrant", client)
+    with pytest.raises(InputError, match="Connection refused"):
+        exporting.export_vectors(folder, "qdrant", "http://127.0.0.1:9")
 
 
 def test_an_unknown_database(folder):

@@ -61,6 +61,32 @@ def test_by_url_stdin_array_id_and_file(run, folder, photos, server, monkeypatch
     assert found[2]["query"].endswith("two.npy[0]")
 
 
+def test_pictures_from_outside_search_an_index_too(run, folder, photos, tmp_path, monkeypatch):
+    for i in (0, 3):
+        (tmp_path / f"new{i}.jpg").write_bytes((photos / "bars" / f"{i}.jpg").read_bytes())
+    run("index", folder)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((photos / "bars" / "1.jpg").read_bytes())))
+    queries = [tmp_path / "new3.jpg", "-", "bars/2.jpg", tmp_path / "new0.jpg"]
+    sheet = tmp_path / "sheet.html"
+    code, out, _ = run("search", folder, *queries, "-k", 1, "--exclude-self", "--json", "--html", sheet)
+    assert code == 0
+    found = json.loads(out)
+    assert [f["query"] for f in found] == [str(query) for query in queries]
+    nearest = [f["neighbours"][0] for f in found]
+    assert [nearest[i]["id"] for i in (0, 1, 3)] == ["bars/3.jpg", "bars/1.jpg", "bars/0.jpg"]
+    assert nearest[2]["id"] != "bars/2.jpg" and nearest[2]["score"] < 0.9999
+    tags = Tags()
+    tags.feed(sheet.read_text())
+    shown = [a["alt"] for tag, a in tags.found if tag == "img"]
+    assert shown[::2] == [str(query) for query in queries]  # each query stands before what it found
+
+    (tmp_path / "bad.jpg").write_text("text")
+    for some in ([tmp_path / "bad.jpg"], [tmp_path / "new0.jpg", tmp_path / "bad.jpg"]):
+        code, out, err = run("search", folder, *some)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"error: {tmp_path / 'bad.jpg'}: not an image")
+
+
 def test_wrong_queries(run, folder, server, tmp_path):
     np.save(tmp_path / "wide.npy", np.zeros(7))
     (tmp_path / "no.npy").write_text("text")
@@ -139,12 +165,23 @@ def test_a_sheet_shows_no_file_outside_its_source(photos):
     assert "not found" in page
 
 
-def test_searching_by_id_in_an_index_needs_neither_torch_nor_pandas(folder):
+def search_in_a_process(folder, query):
+    """The standard output of a search, and which heavy packages it imported."""
     code = (
-        "import sys; from sslzoo import cli; sys.argv = ['sslzoo', 'search', sys.argv[1], 'circles/2.png', '-k', '1']\n"
-        "try:\n    cli.main()\nfinally:\n    print({'torch', 'pandas'} & {*sys.modules})"
+        "import sys; from sslzoo import cli; sys.argv = ['sslzoo', 'search', *sys.argv[1:], '-k', '1']\n"
+        "try:\n    cli.main()\nfinally:\n    print({'torch', 'pandas', 'faiss'} & {*sys.modules})"
     )
-    cli_index = [sys.executable, "-m", "sslzoo", "index", str(folder)]
-    subprocess.run(cli_index, capture_output=True, check=True)
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1.0000", "circles/2.png", "set()"]
+    command = [sys.executable, "-c", code, str(folder), str(query)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_searching_by_id_in_an_index_needs_neither_torch_nor_pandas_nor_faiss(folder):
+    subprocess.run([sys.executable, "-m", "sslzoo", "index", str(folder)], capture_output=True, check=True)
+    assert search_in_a_process(folder, "circles/2.png") == ["1.0000", "circles/2.png", "set()"]
+
+
+def test_searching_by_picture_through_openvino_needs_no_torch(photos, model_folder, tmp_path):
+    pytest.importorskip("openvino")
+    sslzoo.embed(photos, str(model_folder), tmp_path / "e", device="cpu", backend="openvino", precision="fp32")
+    (tmp_path / "new.png").write_bytes((photos / "circles" / "2.png").read_bytes())
+    assert search_in_a_process(tmp_path / "e", tmp_path / "new.png") == ["1.0000", "circles/2.png", "set()"]

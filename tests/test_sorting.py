@@ -48,6 +48,15 @@ def test_clusters_of_separate_clouds_are_pure():
         clusters(sslzoo.build_index(bank), 101)
 
 
+def test_purity_counts_only_what_has_a_label():
+    pytest.importorskip("faiss")
+    vectors = np.eye(4, dtype=np.float32)[[0, 0, 0, 0, 1, 1]]
+    bank = Embeddings(vectors, list("abcdef"), space="s", labels=["x", "x", "y", None, "z", None])
+    found = clusters(sslzoo.build_index(bank), 2)
+    assert [(c.labelled, c.label, c.share) for c in found] == [(3, "x", 2 / 3), (1, "z", 1)]
+    assert purity(found) == pytest.approx(3 / 4)
+
+
 def test_on_the_command_line(photos, tmp_path, monkeypatch, capsys):
     pytest.importorskip("faiss")
     root = tmp_path / "in"

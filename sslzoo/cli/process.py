@@ -6,7 +6,7 @@ import sys
 
 
 def make_lean() -> None:
-    """Prepares a process that only embeds: quick memory for torch, should it be used, and no pandas behind pyarrow's back."""
+    """Prepares a process that embeds or searches: quick memory for torch, should it be used, and no pandas through pyarrow."""
     from sslzoo.backends import allocator
 
     allocator.own_process = True

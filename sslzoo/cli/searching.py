@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sslzoo.cli.options import Device, Json
+from sslzoo.cli.options import Device, Json, Quiet
 from sslzoo.errors import InputError
 
 Folder = Annotated[Path, typer.Argument(metavar="EMB", help="An embeddings folder.")]
@@ -24,23 +24,36 @@ def index(
     recall: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the true neighbours to find, measured on a sample.")
     ] = 0.95,
-    memory: Annotated[str, typer.Option(help="What auto may use, such as 4GB.")] = "4GB",
-    remove: Annotated[list[str] | None, typer.Option("--remove", help="An id to take out of the index.")] = None,
+    memory: Annotated[str, typer.Option(help="What the structure that auto chooses may take, such as 4GB.")] = "4GB",
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", help="An id to take out of the index; may be repeated.")
+    ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it anew.")] = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make an index inside an embeddings folder, or bring it up to date; search finds it there."""
+    from sslzoo.cli.process import make_lean
     from sslzoo.index import folder
 
+    make_lean()
     if remove:
         made = folder.remove(embeddings, remove)
     else:
-        made = folder.write_index(embeddings, kind, recall=recall, memory=_bytes(memory), rebuild=rebuild)
+        made = folder.write_index(
+            embeddings,
+            kind,
+            recall=recall,
+            memory=_bytes(memory),
+            rebuild=rebuild,
+            say=lambda text: None if quiet else typer.echo(text, err=True),
+        )
     measured = getattr(made, "recall", None)
     if as_json:
         typer.echo(json.dumps({"kind": made.kind, "vectors": len(made), "recall": measured}))
         return
-    promise = "exact" if measured is None else f"recall {measured:.3f} on a sample"
+    whole = measured is None or getattr(made, "structure", None) is None  # a small collection needs no structure
+    promise = "exact" if whole else f"recall {measured:.3f} on a sample"
     typer.echo(f"{embeddings / 'index'}: {made.kind}, {len(made)} vectors, {promise}")
 
 
@@ -66,31 +79,42 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Print the images nearest to each query, with their cosine."""
+    from sslzoo.cli.process import make_lean
     from sslzoo.index.folder import open_index
-    from sslzoo.search import search_images
+    from sslzoo.search import read_queries, search_by
 
+    make_lean()
     found_in = open_index(embeddings)
     if found_in.unindexed:
         newer = f"{found_in.unindexed} newer images are not in the index; add them: sslzoo index {embeddings}"
         typer.echo(newer, err=True)
-    names, found = search_images(
+    read = read_queries(found_in.collection, queries, device=device)
+    found = search_by(
         found_in,
-        queries,
+        read,
         k or (10 if threshold is None else None),
         exclude_self=exclude_self,
         threshold=threshold,
         prefix=prefix,
         where=dict(_condition(text) for text in where or ()),
-        device=device,
     )
     results = [
-        (query, list(zip(ids, (float(score) for score in scores), strict=True)))
-        for query, ids, scores in zip(names, found.ids, found.scores, strict=True)
+        (query.name, list(zip(ids, (float(score) for score in scores), strict=True)))
+        for query, ids, scores in zip(read, found.ids, found.scores, strict=True)
     ]
     if html is not None:
         from sslzoo.contact_sheet import Picture, contact_sheet
 
-        rows = [(query, [Picture(id_, f"{score:.4f}", id_ == query) for id_, score in near]) for query, near in results]
+        rows = []
+        for query, (name, near), places in zip(read, results, found.rows, strict=True):
+            pictures = [
+                Picture(id_, f"{score:.4f}", place == query.row)
+                for (id_, score), place in zip(near, places.tolist(), strict=True)
+            ]
+            if query.picture is not None or query.row not in (None, *places.tolist()):
+                own = query.name if query.row is None else found_in.collection.ids_at([query.row])[0]
+                pictures.insert(0, Picture(own, "query", True, query.picture))
+            rows.append((name, pictures))
         html.write_text(contact_sheet(f"Search in {embeddings}", rows, found_in.collection.manifest), encoding="utf-8")
         typer.echo(f"contact sheet: {html}", err=True)
     if as_json:
@@ -99,9 +123,11 @@ def search(
         ]
         typer.echo(json.dumps(lines, indent=2))
         return
-    for query, near in results:
+    for name, near in results:
+        if not near:
+            typer.echo(f"nothing found for {name}", err=True)
         if len(results) > 1:
-            typer.echo(f"{query}:")
+            typer.echo(f"{name}:")
         for id_, score in near:
             typer.echo(f"{score:.4f}  {id_}")
 

@@ -16,7 +16,10 @@ SHOWN = 24  # pictures of a cluster on its contact sheet
 
 def dedup(
     embeddings: Folder,
-    threshold: Annotated[float, typer.Option(help="Cosine from which two images count as duplicates.")] = 0.95,
+    threshold: Annotated[
+        float,
+        typer.Option(help="Cosine from which two images count as duplicates; what to take depends on the encoder."),
+    ] = 0.95,
     html: Html = None,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +55,7 @@ def dedup(
     if groups:
         print_table(table)
     more = sum(len(group.ids) - 1 for group in groups)
-    typer.echo(f"{len(groups)} groups, {more} images could go (cosine at least {threshold})", err=True)
+    typer.echo(f"groups: {len(groups)}, images that could go: {more} (cosine at least {threshold})", err=True)
 
 
 def cluster(
@@ -92,4 +95,6 @@ def cluster(
         table.append((str(number), str(len(c.ids)), c.label or "", share, c.ids[0]))
     print_table(table)
     if pure is not None:
-        typer.echo(f"purity {100 * pure:.1f} % (share of the commonest label, over all images)", err=True)
+        typer.echo(
+            f"purity {100 * pure:.1f} % (share of labelled images with the commonest label of their cluster)", err=True
+        )

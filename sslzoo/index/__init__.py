@@ -10,7 +10,7 @@ from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
 from sslzoo.index.approximate import KINDS as APPROXIMATE
 from sslzoo.index.approximate import ApproximateIndex, FlatIndex
-from sslzoo.index.auto import choose
+from sslzoo.index.auto import Say, choose, silent
 from sslzoo.index.collection import Collection
 from sslzoo.index.exact import ExactIndex, Neighbours
 
@@ -22,16 +22,22 @@ MEMORY = 4 << 30
 
 
 def build_index(
-    embeddings: Embeddings | Collection, kind: str = "exact", *, recall: float = RECALL, memory: int = MEMORY
+    embeddings: Embeddings | Collection,
+    kind: str = "exact",
+    *,
+    recall: float = RECALL,
+    memory: int = MEMORY,
+    say: Say = silent,
 ) -> ExactIndex:
     """An index in memory over the embeddings, of one of the KINDS, or "auto" for the quickest that keeps the promise.
 
     `recall` is the share of the true ten nearest that an approximate kind has to find on a sample of these very vectors;
-    it raises InputError when it does not. "auto" falls back to exact then; `memory` in bytes is what it may use.
+    it raises InputError when it does not. "auto" falls back to exact then; `memory` in bytes is what its structure may
+    take, and `say` is told how it chooses.
     """
     collection = embeddings if isinstance(embeddings, Collection) else Collection(embeddings)
     if kind == "auto":
-        return choose(collection, recall=recall, memory=memory)
+        return choose(collection, recall=recall, memory=memory, say=say)
     if kind == "exact":
         return ExactIndex(collection)
     if kind == "flat":

@@ -27,6 +27,7 @@ TRAIN_BYTES = 512 << 20  # of training vectors at most
 SHORTLIST = 32  # candidates at least
 PROBES = 200  # sampled vectors on which recall is measured
 RECALL_K = 10
+MOST_CELLS = 4096  # beyond, on two cores, building takes hours for what a larger share of visited cells gives as well
 STALE = 0.2  # share of removed vectors from which a structure is built anew without them
 
 
@@ -42,8 +43,8 @@ class Kind:
 
 
 def _cells(n: int) -> int:
-    """Cells of an inverted file: FAISS's own guide, 4 √n, as long as each can be trained."""
-    return max(1, min(round(4 * math.sqrt(n)), n // PER_CENTROID))
+    """Cells of an inverted file: FAISS's own guide, 4 √n, as long as each can be trained and building stays quick."""
+    return max(1, min(round(4 * math.sqrt(n)), n // PER_CENTROID, MOST_CELLS))
 
 
 def _codes(dim: int) -> int:
@@ -172,7 +173,7 @@ class ApproximateIndex(ExactIndex):
         if rows.shape[1] > k + SLACK:  # FAISS multiplies where the vectors lie; only the few that count are copied
             near = faiss_door.products(self.collection.normalized, probes, rows)
             best = np.argpartition(-near, k + SLACK - 1, axis=1)[:, : k + SLACK]
-            rows = np.take_along_axis(rows, best, 1)
+            rows = rows[np.arange(len(rows))[:, None], best]
         rows, scores = order(rows, rescore(self.collection.vectors_at, rows, probes), k)
         available = min(k, allowed - (1 if (left_out >= 0).any() else 0))
         short = (rows >= 0).sum(axis=1) < available

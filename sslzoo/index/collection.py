@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sslzoo.embeddings import Embeddings, columns_schema, normalize, part_files, tables_by_part, vectors_by_part
+from sslzoo.embeddings import (
+    INDEX,
+    Embeddings,
+    columns_schema,
+    normalize,
+    part_files,
+    tables_by_part,
+    vectors_by_part,
+)
 from sslzoo.errors import InputError, SpaceMismatch
 
 if TYPE_CHECKING:
@@ -28,10 +36,12 @@ class Collection:
 
     def __init__(self, embeddings: Embeddings) -> None:
         self.embeddings = embeddings
+        self.folder = embeddings.folder  # where the vectors come from, if from disk
         self.space, self.model, self.manifest = embeddings.space, embeddings.model, embeddings.manifest
         self.dim = embeddings.dim
         self.removed: NDArray[np.int64] = np.empty(0, np.int64)  # rows that no search finds any more
         self._read: dict[str, pa.ChunkedArray] = {}
+        self._chunks: dict[str, tuple[list[pa.Array], NDArray[np.int64]]] = {}  # of columns, and where each begins
 
     @property
     def alive(self) -> NDArray[np.bool_]:
@@ -107,14 +117,16 @@ class Collection:
         """The values of some rows in a column; only the chunks in which they lie are looked at."""
         import pyarrow as pa
 
-        chunks = self.column(name).chunks
-        ends = np.cumsum([len(chunk) for chunk in chunks])
+        if name not in self._chunks:
+            chunks = self.column(name).chunks
+            self._chunks[name] = chunks, np.cumsum([0, *map(len, chunks)])
+        chunks, starts = self._chunks[name]
         rows = np.asarray(rows, np.int64)
-        chunk_of = np.searchsorted(ends, rows, side="right")
+        chunk_of = np.searchsorted(starts, rows, side="right") - 1
         out = np.empty(len(rows), object)
-        for number in np.unique(chunk_of):
-            here = np.flatnonzero(chunk_of == number)
-            places = rows[here] - (ends[number] - len(chunks[number]))
+        for number in set(chunk_of.tolist()):
+            here = chunk_of == number
+            places = rows[here] - starts[number]
             # not from the numpy array itself: pyarrow would import pandas to look at it
             indices = pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)])
             out[here] = chunks[number].take(indices).to_pylist()
@@ -181,18 +193,22 @@ class Collection:
             queries = queries.vectors
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise InputError(f"queries have shape {queries.shape}; the collection needs [n, {self.dim}]")
+        if not np.isfinite(queries).all():
+            raise InputError("a query holds NaN or infinity, which is near to nothing; make its vector again")
         return normalize(np.asarray(queries, np.float32))
 
 
 class MappedCollection(Collection):
     """A collection whose vectors lie normalised in one memory-mapped file, as the index folder keeps them."""
 
-    def __init__(self, vectors: Path, rows: Path, facts: Mapping[str, Any], manifest: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], manifest: dict[str, Any]) -> None:
+        self.folder: Path | None = folder
         self.space, self.model, self.manifest = facts["space"], facts["model"], manifest
         self.dim, self._n = facts["dim"], facts["rows"]
-        self._vectors, self._rows = vectors, rows
+        self._vectors, self._rows = (folder / INDEX / facts["files"][name] for name in ("vectors", "rows"))
         self.removed = np.empty(0, np.int64)
         self._read = {}
+        self._chunks = {}
 
     def __len__(self) -> int:
         return int(self._n)

@@ -1,17 +1,20 @@
 """Exact nearest neighbours by cosine: the definition that every faster index is tested against.
 
-`_top` in numpy is what counts. Where FAISS is installed, or torch is loaded already, they propose candidates faster; a
-query whose answer they can't prove, by the bound on their rounding, is computed again in numpy. Scores are float32 dot
-products of stored vectors, taken pair by pair, so that they don't depend on who proposed the pair.
+A matrix product, in float32 or where torch is loaded already in bfloat16, tells which rows can be among the k nearest,
+whatever its rounding; these are scored and sorted. A GPU proposes a few candidates instead, and a query whose answer they
+can't prove is computed again here. Scores are float32 dot products of stored vectors, taken pair by pair, so that they
+don't depend on who proposed the pair.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +25,11 @@ from sslzoo.errors import InputError
 from sslzoo.index import faiss_door
 from sslzoo.index.collection import Collection
 
-SIMILARITY_BYTES = 256 << 20  # of similarities at a time
-GATHER_BYTES = 64 << 20  # of vectors copied for scoring at a time
-BULK = 16  # queries from which a matrix product pays for loading FAISS
+SIMILARITY_BYTES = 128 << 20  # of similarities at a time
+GATHER_BYTES = 1 << 20  # of vectors copied for scoring at a time: they stay in the processor's cache
+BULK = 16  # queries from which a GPU, or bfloat16, pays for the copy of the vectors
+FEW = 32  # neighbours up to which bfloat16 pays; beyond, its rounding lets too many candidates through
+NOTHING = np.float32(-2)  # less than any cosine
 SLACK = 8  # candidates beyond k, so that a near tie at the k-th place can be told apart
 
 # how far the cosine of a candidate may be off: sums of float32 products in any order for dim up to a few thousand, and
@@ -178,21 +183,20 @@ def pairs_above(
                 many = max(1, GATHER_BYTES // (8 * bank.shape[1]))
                 for at in range(0, len(query), many):
                     some = slice(at, at + many)
-                    cosine[some] = score(bank[place[some]], block[query[some]])
+                    cosine[some] = score(bank[place[some], None], block[query[some]])[:, 0]
                 yield first + query, start + place, cosine
 
 
 def order(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Found:
     """The first k of each line by falling score, then by row."""
-    by_row = np.argsort(rows, axis=1, kind="stable")
-    rows, scores = np.take_along_axis(rows, by_row, 1), np.take_along_axis(scores, by_row, 1)
-    by_score = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(rows, by_score, 1), np.take_along_axis(scores, by_score, 1)
+    best = np.lexsort((rows, -scores))[:, :k]
+    lines = np.arange(len(rows))[:, None]
+    return rows[lines, best], scores[lines, best]
 
 
 def score(vectors: NDArray[np.float32], probes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The dot product of each row with its probe, `[m, dim] x [m, dim] -> [m]`: one definition for every kind of index."""
-    return np.asarray(np.einsum("md,md->m", vectors, probes), np.float32)
+    """The dot products `[..., m]` of vectors `[..., m, dim]` with probes `[..., dim]`: one definition for every kind of index."""
+    return np.asarray(np.einsum("...md,...d->...m", vectors, probes), np.float32)
 
 
 def rescore(
@@ -200,24 +204,24 @@ def rescore(
 ) -> NDArray[np.float32]:
     """The scores `[q, m]` of proposed rows `[q, m]`, -inf where a row is -1; `fetch` gets the vectors of rows."""
     scores = np.full(rows.shape, -np.inf, np.float32)
-    step = max(1, GATHER_BYTES // max(1, 8 * rows.shape[1] * probes.shape[1]))
+    step = max(1, GATHER_BYTES // max(1, 4 * rows.shape[1] * probes.shape[1]))
     for start in range(0, len(probes), step):
         block = rows[start : start + step]
-        query, place = np.nonzero(block >= 0)
-        scores[start + query, place] = score(fetch(block[query, place]), probes[start + query])
-    return scores
+        vectors = fetch(np.maximum(block, 0).ravel()).reshape(*block.shape, -1)
+        scores[start : start + step] = score(vectors, probes[start : start + step])
+    return np.where(rows >= 0, scores, np.float32(-np.inf))
 
 
 def top(bank: NDArray[np.float32], probes: NDArray[np.float32], k: int, propose: Propose | None = None) -> Found:
-    """The k nearest rows of a bank held in memory, by whatever is fastest here; always what `_top` would give."""
+    """The k nearest rows of a bank held in memory, by whatever is fastest here; always what numpy alone would give."""
     k = min(k, len(bank))
-    propose, rounding = (propose, ROUNDING) if propose else _proposer(len(probes))
-    m = min(k + SLACK if rounding == ROUNDING else max(4 * k, 64), len(bank))
+    propose = propose or _gpu(len(probes))
+    m = min(k + SLACK, len(bank))
     if propose is None or 2 * m > len(bank):
         return _top(bank, probes, k)
     rows, guesses = propose(bank, probes, m)
     found, scores = order(rows, rescore(bank.__getitem__, rows, probes), k)
-    unproven = scores[:, -1] <= guesses[:, -1] + rounding  # something that was not proposed might be as near
+    unproven = scores[:, -1] <= guesses[:, -1] + ROUNDING  # something that was not proposed might be as near
     if unproven.any():
         found[unproven], scores[unproven] = _top(bank, probes[unproven], k)
     return found, scores
@@ -226,45 +230,86 @@ def top(bank: NDArray[np.float32], probes: NDArray[np.float32], k: int, propose:
 def _top(bank: NDArray[np.float32], probes: NDArray[np.float32], k: int) -> Found:
     rows = np.empty((len(probes), k), np.int64)
     scores = np.empty((len(probes), k), np.float32)
+    torch = _torch_with_bf16() if len(probes) >= BULK and k <= FEW else None
+    keys = None if torch is None else _tensor(torch, bank).bfloat16().T
     step = max(1, SIMILARITY_BYTES // (4 * len(bank)))
+    room = np.empty((min(step, len(probes)), len(bank)), np.float32)  # used again: new memory costs as much as a pass
     for start in range(0, len(probes), step):
-        similarity = probes[start : start + step] @ bank.T  # [q, n]
+        block = probes[start : start + step]
+        similarity = room[: len(block)]  # [q, n]
+        if torch is None:
+            _multiply(block, bank, similarity)
+        else:
+            _tensor(torch, similarity).copy_(_tensor(torch, block).bfloat16() @ keys)
         for i, line in enumerate(similarity, start):
-            kth = np.partition(line, len(line) - k)[len(line) - k]
-            near = np.flatnonzero(line >= kth - ROUNDING)  # with all that may tie for the last place
-            cosine = rescore(bank.__getitem__, near[:, None], np.broadcast_to(probes[i], (len(near), bank.shape[1])))
-            best = np.argsort(-cosine[:, 0], kind="stable")[:k]
-            rows[i], scores[i] = near[best], cosine[best, 0]
+            floor = _floor(line, k) - ROUNDING
+            if np.isnan(floor):  # some vectors are not numbers: they come last
+                line = np.fmax(line, NOTHING)
+                floor = _floor(line, k) - ROUNDING
+            if torch is not None:  # what the k nearest by bfloat16 really score is a closer bound than its own rounding
+                real = np.fmax(score(bank[line >= floor], probes[i]), NOTHING)
+                floor = np.partition(real, len(real) - k)[len(real) - k] - ROUNDING_BF16
+            near = np.flatnonzero(line >= floor)
+            cosine = score(bank[near], probes[i])
+            best = np.argsort(-cosine, kind="stable")[:k]
+            rows[i], scores[i] = near[best], cosine[best]
     return rows, scores
 
 
-def _proposer(queries: int) -> tuple[Propose | None, float]:
-    """Who proposes candidates for so many queries, and the bound on its rounding; None is numpy itself."""
-    torch = sys.modules.get("torch")  # never imported for this: the import takes longer than the search
-    if torch is not None and torch.cuda.is_available():
-        return _torch(torch, "cuda", torch.float32), ROUNDING
+def _floor(line: NDArray[np.float32], k: int) -> np.float32:
+    """A number that at least k of a line's values reach, and few more; quicker than looking for the k-th largest itself.
+
+    NaN where one of the values is.
+    """
+    height = math.isqrt(len(line) // k)
+    width = len(line) // height  # at least k
+    peaks = line[: height * width].reshape(height, width).max(axis=0)
+    if np.isnan(peaks.sum()):
+        return np.float32(np.nan)
+    return np.float32(np.partition(peaks, width - k)[width - k])
+
+
+def _multiply(probes: NDArray[np.float32], bank: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Similarities `[q, n]`; which of three equal products is quickest depends on how BLAS treats narrow matrices."""
+    if len(probes) <= 2:
+        for probe, line in zip(probes, out, strict=True):
+            np.matmul(bank, probe, out=line)
+    elif len(probes) < BULK:
+        out[:] = (bank @ probes.T).T
+    else:
+        np.matmul(probes, bank.T, out=out)
+
+
+def _torch_with_bf16() -> Any:
+    """torch, if it is loaded and the processor multiplies bfloat16; it is never imported for this, which takes longer."""
+    torch = sys.modules.get("torch")
+    native = torch is not None and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch if native else None
+
+
+def _gpu(queries: int) -> Propose | None:
+    """Who proposes candidates on a GPU: torch, where it is loaded already, or FAISS, where it is installed for one."""
     if queries < BULK:
-        return None, ROUNDING
-    if torch is not None and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
-        return _torch(torch, "cpu", torch.bfloat16), ROUNDING_BF16
-    if faiss_door.available():
-        return faiss_door.nearest, ROUNDING
-    return None, ROUNDING
+        return None
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.get_float32_matmul_precision() == "highest":
+        return partial(_nearest_by_torch, torch, "cuda")
+    return faiss_door.nearest if faiss_door.has_gpu() else None
 
 
-def _torch(torch: Any, device: str, kind: Any) -> Propose:
-    def propose(bank: NDArray[np.float32], probes: NDArray[np.float32], m: int) -> Found:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns that a memory-mapped bank is not writable; nothing writes
-            keys = torch.from_numpy(bank).to(device, kind).T
-        rows, guesses = [], []
-        step = max(1, SIMILARITY_BYTES // (4 * len(bank)))
-        with torch.inference_mode():
-            for start in range(0, len(probes), step):
-                block = torch.from_numpy(probes[start : start + step]).to(device, kind)
-                near = torch.topk((block @ keys).float(), m, dim=1)
-                rows.append(near.indices.cpu().numpy())
-                guesses.append(near.values.cpu().numpy())
-        return np.concatenate(rows), np.concatenate(guesses)
+def _nearest_by_torch(torch: Any, device: str, bank: NDArray[np.float32], probes: NDArray[np.float32], m: int) -> Found:
+    keys = _tensor(torch, bank).to(device).T
+    rows, guesses = [], []
+    step = max(1, SIMILARITY_BYTES // (4 * len(bank)))
+    for start in range(0, len(probes), step):
+        near = torch.topk(_tensor(torch, probes[start : start + step]).to(device) @ keys, m, dim=1)
+        rows.append(near.indices.cpu().numpy())
+        guesses.append(near.values.cpu().numpy())
+    return np.concatenate(rows), np.concatenate(guesses)
 
-    return propose
+
+def _tensor(torch: Any, array: NDArray[np.float32]) -> Any:
+    """The array as a tensor, in the same memory."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that a memory-mapped array is not writable; nothing writes
+        return torch.from_numpy(array)

@@ -14,12 +14,22 @@ from sslzoo.errors import MissingExtra
 
 # all of them install the same folder `faiss`, and pip does not stop anybody from having two
 PACKAGES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu12", "faiss-gpu-cu11")
+MANY = 100  # centres beyond which k-means starts once only, as it takes long and chance evens out
 
 
 @cache
 def available() -> bool:
-    """Whether FAISS is installed, once."""
-    return importlib.util.find_spec("faiss") is not None and len(_installed()) < 2
+    """Whether FAISS is installed."""
+    return importlib.util.find_spec("faiss") is not None
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether a FAISS for GPUs is installed and finds one; FAISS for the CPU isn't imported for this."""
+    found = _installed()
+    if not available() or "faiss-cpu" in found or len(found) > 1:
+        return False
+    return bool(getattr(load(), "get_num_gpus", int)() > 0)
 
 
 @cache
@@ -57,7 +67,7 @@ def nearest(
     """The m rows of largest dot product for each probe, and these products, `[q, m]` each, by brute force."""
     faiss = load()
     bank, probes = np.ascontiguousarray(bank), np.ascontiguousarray(probes)
-    if getattr(faiss, "get_num_gpus", int)() > 0:
+    if has_gpu():
         products, rows = faiss.knn_gpu(_gpu(), probes, bank, m, metric=faiss.METRIC_INNER_PRODUCT)
     else:
         products, rows = faiss.knn(probes, bank, m, metric=faiss.METRIC_INNER_PRODUCT)
@@ -77,7 +87,8 @@ def products(bank: NDArray[np.float32], probes: NDArray[np.float32], rows: NDArr
 
 def kmeans(vectors: NDArray[np.float32], k: int, *, seed: int = 0) -> NDArray[np.float32]:
     """The centres of spherical k-means, float32 `[k, dim]` of length 1."""
-    options = {"niter": 25, "spherical": True, "seed": seed, "min_points_per_centroid": 1, "nredo": 5}
+    tries = 5 if k <= MANY else 1
+    options = {"niter": 25, "spherical": True, "seed": seed, "min_points_per_centroid": 1, "nredo": tries}
     found = load().Kmeans(vectors.shape[1], k, **options)
     found.train(np.ascontiguousarray(vectors))
     return np.asarray(found.centroids, np.float32)

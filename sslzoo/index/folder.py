@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sslzoo.embeddings import (
     INDEX,
@@ -30,6 +31,7 @@ from sslzoo.embeddings import (
 from sslzoo.errors import InputError, SpaceMismatch
 from sslzoo.index import MEMORY, RECALL, build_index
 from sslzoo.index.approximate import STALE, ApproximateIndex, FlatIndex
+from sslzoo.index.auto import Say, silent
 from sslzoo.index.collection import MappedCollection
 from sslzoo.index.exact import ExactIndex
 
@@ -63,7 +65,13 @@ def open_index(folder: str | Path) -> ExactIndex:
 
 
 def write_index(
-    folder: str | Path, kind: str = "auto", *, recall: float = RECALL, memory: int = MEMORY, rebuild: bool = False
+    folder: str | Path,
+    kind: str = "auto",
+    *,
+    recall: float = RECALL,
+    memory: int = MEMORY,
+    rebuild: bool = False,
+    say: Say = silent,
 ) -> ExactIndex:
     """Makes the index of an embeddings folder, or brings the one that is there up to date, and opens it.
 
@@ -83,15 +91,15 @@ def write_index(
         facts = _store(folder, embeddings, old, parts) | {"asked": kind, "wanted": recall}
         collection = _collection(folder, facts, embeddings.manifest)
         index = _grown(folder, old, collection, recall) if old and same else None
-        _save(folder, facts, index or build_index(collection, kind, recall=recall, memory=memory))
+        _save(folder, facts, index or build_index(collection, kind, recall=recall, memory=memory, say=say))
     return open_index(folder)
 
 
 def remove(folder: str | Path, ids: Sequence[str]) -> ExactIndex:
     """Takes images out of the index, which is written first where there is none; the parts keep them.
 
-    The removed are remembered and skipped; when they become more than a fifth of an approximate index it is built anew
-    without them. Raises InputError for an id that isn't there.
+    The removed are remembered by their ids and skipped, until the `index` folder is deleted; when they become more than a
+    fifth of an approximate index it is built anew without them. Raises InputError for an id that isn't there.
     """
     folder = Path(folder)
     if not has_index(folder):
@@ -140,10 +148,9 @@ def _open(folder: Path, facts: Facts, *, mapped: bool = True) -> ExactIndex:
 
 
 def _collection(folder: Path, facts: Facts, manifest: dict[str, Any]) -> MappedCollection:
-    at, files = folder / INDEX, facts["files"]
-    collection = MappedCollection(at / files["vectors"], at / files["rows"], facts, manifest)
-    if "removed" in files:
-        collection.removed = np.load(at / files["removed"])
+    collection = MappedCollection(folder, facts, manifest)
+    if "removed" in facts["files"]:
+        collection.removed = np.load(folder / INDEX / facts["files"]["removed"])
     return collection
 
 
@@ -168,12 +175,12 @@ def _store(folder: Path, embeddings: Embeddings, old: Facts | None, parts: list[
     _write_rows(at / files["rows"], new)
     if old is None:
         files["vectors"] = f"vectors-{number}.f32"
-        if removed := _still_removed(folder, parts):
-            files["removed"] = removed
     else:
         new = new[len(old["parts"]) :]
     keep = 4 * facts["rows"] * facts["dim"]
     facts["rows"] += _append_vectors(at / files["vectors"], new, keep=keep, dim=facts["dim"])
+    if old is None and len(removed := _removed_before(folder, facts)):
+        files["removed"] = _write(at / f"removed-{number}.npy", lambda path: np.save(path, removed))
     return facts
 
 
@@ -271,13 +278,18 @@ def _continues(parts: list[list[Any]], facts: Facts) -> bool:
     return bool(parts[: len(facts["parts"])] == facts["parts"])
 
 
-def _still_removed(folder: Path, parts: list[list[Any]]) -> str | None:
-    """The file of what was removed from the index that is there, if its rows are still the first of the folder."""
+def _removed_before(folder: Path, facts: Facts) -> NDArray[np.int64]:
+    """The rows of a new index whose ids were removed from the one that is there."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     try:
-        facts = _facts(folder)
-    except (InputError, FileNotFoundError):
-        return None
-    return facts["files"].get("removed") if _continues(parts, facts) else None
+        before = _collection(folder, _facts(folder), {})
+        gone = before.ids_at(before.removed)
+    except (InputError, OSError):  # none is there, or it can't be read
+        return np.empty(0, np.int64)
+    ids = MappedCollection(folder, facts, {}).column("path")
+    return np.flatnonzero(np.asarray(pc.is_in(ids, value_set=pa.array(gone, pa.string()))))
 
 
 def _append_vectors(path: Path, parts: Sequence[Path], *, keep: int, dim: int) -> int:
@@ -289,6 +301,9 @@ def _append_vectors(path: Path, parts: Sequence[Path], *, keep: int, dim: int) -
         for vectors in vectors_by_part(parts):
             if vectors.shape[1] != dim:
                 raise InputError(f"a part has vectors of {vectors.shape[1]} numbers, the manifest says {dim}")
+            if not np.isfinite(vectors).all():
+                at = rows + int(np.argmin(np.isfinite(vectors).all(axis=1)))
+                raise InputError(f"the vector of new row {at} holds NaN or infinity; embed again with --precision fp32")
             file.write(normalize(vectors).tobytes())
             rows += len(vectors)
         file.flush()

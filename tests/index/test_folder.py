@@ -103,6 +103,19 @@ def test_a_folder_without_an_index_is_searched_in_its_parts(tmp_path, vectors, m
         )  # fmt: skip
 
 
+def test_the_removed_stay_out_when_the_folder_is_made_anew(tmp_path, vectors):
+    e = tmp_path / "e"
+    write(e, vectors[:2000])
+    gone = folder.remove(e, ["b/1001.jpg", "a/4.jpg"])
+    assert len(gone) == 1998
+    for part in e.glob("part-*"):
+        part.unlink()
+    write(e, vectors[1000:2000], first_part=1)  # a/4.jpg is gone for good, b/1001.jpg is now row 1
+    again = folder.write_index(e, "exact")
+    assert again.collection.removed.tolist() == [1]
+    assert again.search(vectors[1001:1002], 3).rows[0].tolist().count(1) == 0
+
+
 def test_filters(tmp_path, vectors):
     write(tmp_path / "e", vectors[:2500])
     rows = folder.write_index(tmp_path / "e", "exact").collection
@@ -148,6 +161,13 @@ def test_other_spaces_damage_and_unknown_ids(tmp_path, vectors):
     (e / "index" / "index.json").write_text("{")
     with pytest.raises(InputError, match="sslzoo index"):
         folder.open_index(e)
+
+
+def test_a_vector_that_is_not_a_number_is_refused(tmp_path, vectors):
+    vectors[1234, 5] = np.nan
+    write(tmp_path / "e", vectors[:2000])
+    with pytest.raises(InputError, match=r"row 1234 .*fp32"):
+        folder.write_index(tmp_path / "e")
 
 
 def test_an_interrupted_build_leaves_the_earlier_index(tmp_path, vectors, monkeypatch):

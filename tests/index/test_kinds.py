@@ -1,5 +1,7 @@
 """Every kind of index keeps the promises of exact search: its scores, its order, its refusals; and its own recall."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
@@ -7,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 import sslzoo
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError, MissingExtra, SpaceMismatch
-from sslzoo.index import KINDS, approximate, build_index, exact, faiss_door
+from sslzoo.index import KINDS, approximate, auto, build_index, exact, faiss_door
 from tests.index.vectors import clustered
 
 pytest.importorskip("faiss")
@@ -109,12 +111,13 @@ def test_structureless_vectors_are_not_promised_away():
 
 
 def test_auto_takes_exact_while_it_is_quick_and_the_quickest_that_keeps_its_promise_beyond(monkeypatch, bank):
-    from sslzoo.index import auto
-
     assert build_index(bank, "auto").kind == "exact"
     monkeypatch.setattr(auto, "EXACT_BYTES", 1000)
     monkeypatch.setattr(auto, "SAMPLE", 3000)
-    chosen = build_index(bank, "auto", recall=0.9)
+    said = []
+    chosen = build_index(bank, "auto", recall=0.9, say=said.append)
+    assert f"building {chosen.kind} of all 5,000 vectors" in said
+    assert any(line.startswith(f"{chosen.kind}: recall") and "3,000" in line for line in said)
     assert chosen.kind in approximate.KINDS
     assert chosen.recall >= 0.9
     assert build_index(bank, "auto", memory=10).kind == "exact"  # nothing fits: memory-mapped exact search
@@ -133,22 +136,30 @@ def test_without_faiss_exact_still_works(monkeypatch, bank):
     monkeypatch.setattr(faiss_door, "version", lambda name: "1")
     with pytest.raises(MissingExtra, match="pip uninstall"):
         build_index(bank, "hnsw")
+    monkeypatch.setattr(faiss_door, "available", lambda: True)
+    monkeypatch.setattr(auto, "EXACT_BYTES", 1000)
+    with pytest.raises(MissingExtra, match="pip uninstall"):  # auto says so too
+        build_index(bank, "auto")
+    assert build_index(bank).search(bank.vectors[:30], 1).rows[29][0] == 29
 
 
-@pytest.mark.parametrize("who", ["numpy", "faiss", "bf16"])
-def test_whoever_proposes_the_answer_is_the_same(monkeypatch, who, bank):
+@pytest.mark.parametrize("k", [1, 10, 500])
+@pytest.mark.parametrize("who", ["bf16", "faiss", "torch"])
+def test_whoever_multiplies_the_answer_is_the_same(monkeypatch, who, k):
     import torch
 
-    proposers = {
-        "numpy": (None, exact.ROUNDING),
-        "faiss": (faiss_door.nearest, exact.ROUNDING),
-        "bf16": (exact._torch(torch, "cpu", torch.bfloat16), exact.ROUNDING_BF16),
-    }
-    queries = clustered(30, seed=3).vectors
-    monkeypatch.setattr(exact, "_proposer", lambda n: proposers["numpy"])
-    plain = build_index(bank).search(queries, 10)
-    monkeypatch.setattr(exact, "_proposer", lambda n: proposers[who])
-    found = build_index(bank).search(queries, 10)
+    bank, queries = clustered(6000, dim=40), clustered(70, dim=40, seed=3).vectors
+    monkeypatch.setattr(exact, "_torch_with_bf16", lambda: None)
+    plain = build_index(bank).search(queries, k)
+    few = [build_index(bank).search(some, k) for some in np.split(queries, [1, 3, 12])]
+    assert np.array_equal(np.concatenate([f.rows for f in few]), plain.rows)
+    proposers = {"faiss": faiss_door.nearest, "torch": partial(exact._nearest_by_torch, torch, "cpu")}
+    if who == "bf16":
+        monkeypatch.setattr(exact, "_torch_with_bf16", lambda: torch)
+        monkeypatch.setattr(exact, "FEW", 1000)
+    else:
+        monkeypatch.setattr(exact, "_gpu", lambda n: proposers[who])
+    found = build_index(bank).search(queries, k)
     assert np.array_equal(found.rows, plain.rows)
     assert np.array_equal(found.scores, plain.scores)
 
