@@ -17,7 +17,7 @@ ORDER = [
     ["backends"],
     ["job"],
     ["encoder", "pipeline", "plan"],
-    ["index", "evaluate"],
+    ["index", "evaluate", "labelled"],
     ["search", "contact_sheet", "dedup", "cluster", "export_vectors", "baselines"],
     ["verify"],
     ["cli"],

@@ -114,11 +114,14 @@ class Comparison:
 
 def compare(a: Score, b: Score) -> Comparison:
     """The paired comparison of two scores of one protocol on one test set; raises InputError when they aren't that."""
-    if a.test != b.test or a.protocol != b.protocol or len(a.items) != len(b.items):
+    if (a.train, a.test, a.protocol, len(a.items)) != (b.train, b.test, b.protocol, len(b.items)):
         raise InputError(
             f"only scores of one protocol on one test set can be compared: {a.protocol} on {a.test}, {b.protocol} on {b.test}"
         )
-    return Comparison(a.value - b.value, half_width(a.items - b.items, a.groups))
+    interval = half_width(a.items - b.items, a.groups)
+    if len(a.draws) > 1:  # both were trained on the same draws
+        interval = float(np.hypot(interval, _of_draws(np.subtract(a.draws, b.draws))))
+    return Comparison(a.value - b.value, interval)
 
 
 def _mean(items: NDArray[np.float32], groups: NDArray[np.int64] | None) -> float:
