@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    ["errors"],
+    ["errors", "optim"],
     ["spec", "user_cache"],
     ["architectures"],
     ["images", "backbones", "embeddings"],
@@ -18,6 +18,7 @@ ORDER = [
     ["job"],
     ["encoder", "pipeline", "plan"],
     ["index", "evaluate", "labelled"],
+    ["transfer"],
     ["search", "contact_sheet", "dedup", "cluster", "export_vectors", "baselines"],
     ["verify"],
     ["cli"],

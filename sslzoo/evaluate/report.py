@@ -16,7 +16,8 @@ ABOUT = (
     "twenty between equal encoders, one leaves out zero by chance."
 )
 STYLE = """body{font:15px system-ui,sans-serif;margin:24px;color:#222;background:#fff}table{border-collapse:collapse;
-margin:8px 0 24px}th,td{border:1px solid #ccc;padding:4px 10px;text-align:left}th{background:#f2f2f2}h2{font-size:17px}p,li{max-width:70em}"""
+margin:8px 0 24px}
+th,td{border:1px solid #ccc;padding:4px 10px;text-align:left}th{background:#f2f2f2}h2{font-size:17px}p,li{max-width:70em}"""
 
 
 @dataclass(frozen=True)

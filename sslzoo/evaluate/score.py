@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +32,13 @@ class SetId:
 
 def set_id(embeddings: Embeddings) -> SetId:
     """The identity of a labelled set; equal for all encoders that have embedded it."""
-    labels = embeddings.labels or [None] * len(embeddings)
-    lines = "".join(f"{label}\t{id_}\n" for label, id_ in zip(labels, embeddings.ids, strict=True))
-    return SetId(hashlib.sha256(lines.encode()).hexdigest()[:12], len(embeddings))
+    return set_id_of(embeddings.ids, embeddings.labels or [None] * len(embeddings))
+
+
+def set_id_of(ids: Sequence[str], labels: Sequence[object]) -> SetId:
+    """The same from ids and labels."""
+    lines = "".join(f"{label}\t{id_}\n" for label, id_ in zip(labels, ids, strict=True))
+    return SetId(hashlib.sha256(lines.encode()).hexdigest()[:12], len(ids))
 
 
 @dataclass(frozen=True)
