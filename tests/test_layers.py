@@ -18,7 +18,7 @@ ORDER = [
     ["job"],
     ["encoder", "pipeline", "plan"],
     ["index", "evaluate", "labelled"],
-    ["transfer"],
+    ["transfer", "suites"],
     ["search", "contact_sheet", "dedup", "cluster", "export_vectors", "baselines"],
     ["verify"],
     ["cli"],

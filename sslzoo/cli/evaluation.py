@@ -139,9 +139,16 @@ def report(
         typer.Argument(
             metavar="SET...",
             help="Labelled sets: folders with train and test (or val) inside, as sub-folders with one folder a class, or "
-            "as Parquet.",
+            "as Parquet; with --suite the folder that its sets lie in.",
         ),
     ],
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="small (cifar10, caltech101, imagenette, fashion_mnist as Parquet), or twelve: the transfer sets of the "
+            "papers in their official layouts, with the papers' input and metrics. What isn't there is left out."
+        ),
+    ] = None,
     models: Annotated[
         list[str] | None,
         typer.Option("-m", "--model", help="An encoder; repeatable. The others are compared with the first."),
@@ -167,10 +174,15 @@ def report(
     """Compare encoders on several sets, random weights always among them; the same command again goes on."""
     from sslzoo import baselines, registry
     from sslzoo.labelled import open_set
+    from sslzoo.suites import SUITES, papers_input
 
+    if suite is not None and suite not in SUITES:
+        raise InputError(f"there is no suite {suite!r}; use {' or '.join(SUITES)}")
+    opened = [SUITES[suite](path) if suite else [open_set(path, metric)] for path in data]
+    specs = [registry.resolve(model) for model in models or [registry.PACKAGE_ENCODER]]
     made = baselines.report(
-        [open_set(path, metric) for path in data],
-        models or [registry.PACKAGE_ENCODER],
+        [each for sets in opened for each in sets],
+        [papers_input(spec) for spec in specs] if suite == "twelve" else specs,
         output,
         probes=probes or ("knn", "linear"),
         shots=shots or (),
