@@ -27,8 +27,8 @@ class Settings(Record):
     epochs: int = 30
     batch_size: int = 64
     optimizer: str = "sgd"
-    lr: float = 0.1
-    head_lr: float = 10.0
+    lr: float = 0.2
+    head_lr: float = 5.0
     layer_decay: float = 1.0
     weight_decay: float = 1e-4
     momentum: float = 0.9

@@ -26,7 +26,7 @@ def test_it_learns_what_can_be_learnt(tuned):
     assert made.epochs[-1].loss < 0.5 * made.epochs[0].loss < np.log(3)
     assert made.score.value > 0.8  # a third by chance
     assert made.score.protocol.startswith(
-        "finetune_top1@4 epochs (whole network, sgd, lr 0.1, batch 8, 32 to 32 px, n=24"
+        "finetune_top1@4 epochs (whole network, sgd, lr 0.2, batch 8, 32 to 32 px, n=24"
     )
     assert (made.score.train.size, made.score.test.size) == (24, 12)
 
@@ -65,7 +65,7 @@ def test_a_resumed_run_equals_an_unbroken_one(colours, tmp_path):
         finetune(colours[0], "random-r18", tmp_path / "c", settings=settings, device="cpu", on_epoch=stop)
     with pytest.raises(OutputExists, match="--resume"):
         finetune(colours[0], "random-r18", tmp_path / "c", settings=settings, device="cpu")
-    other = replace(settings, lr=0.2)
+    other = replace(settings, lr=0.3)
     with pytest.raises(InputError, match="another lr"):
         finetune(colours[0], "random-r18", tmp_path / "c", settings=other, device="cpu", resume=True)
     rest = finetune(colours[0], "random-r18", tmp_path / "c", settings=settings, device="cpu", resume=True)
