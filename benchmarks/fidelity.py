@@ -18,10 +18,10 @@ from lightly.utils.scheduler import cosine_schedule
 from torch import nn
 from torch.nn import functional as F
 
+from sslzoo.optim import LARS, learning_rate
 from training.methods import BYOL, MoCo, SimCLR, SimSiam, SwAV
 from training.methods.byol import target_rate
 from training.methods.swav import sinkhorn
-from training.optim import LARS, learning_rate
 
 STEPS = 3
 

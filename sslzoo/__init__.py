@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from sslzoo.pipeline import embed
     from sslzoo.registry import list_models
     from sslzoo.spec import EncoderSpec, Preprocess
+    from sslzoo.transfer.classifier import Classifier
+    from sslzoo.transfer.finetune import finetune
+    from sslzoo.transfer.predict import predict
 
     open_embeddings = Embeddings.open
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Classifier": "transfer.classifier",
     "Embeddings": "embeddings",
     "Encoder": "encoder",
     "EncoderSpec": "spec",
@@ -47,8 +51,10 @@ _HOME = {
     "WeightsError": "errors",
     "build_index": "index",
     "embed": "pipeline",
+    "finetune": "transfer.finetune",
     "list_models": "registry",
     "load": "encoder",
+    "predict": "transfer.predict",
 }
 
 __all__ = [*_HOME, "open_embeddings"]

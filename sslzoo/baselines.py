@@ -1,8 +1,9 @@
-"""An encoder's scores on labelled images, with the same network at random weights and the raw pixels beside them."""
+"""Encoders' scores on labelled images, with the same networks at random weights (and the raw pixels) beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from sslzoo.embeddings import Embeddings, is_embeddings
 from sslzoo.errors import InputError
 from sslzoo.evaluate.heads import head_top1
 from sslzoo.evaluate.knn import PROTOCOLS, knn
+from sslzoo.evaluate.linear import few_labels, linear
+from sslzoo.evaluate.report import Report
 from sslzoo.evaluate.score import Score
 from sslzoo.images.discover import Source, class_names
+from sslzoo.labelled import LabelledSet
 from sslzoo.pipeline import embed
 from sslzoo.spec import EncoderSpec
 
@@ -69,3 +73,82 @@ def head_table(data: Source, model: str | EncoderSpec, **options: Any) -> dict[s
     return {
         each.name: head_top1(embed(data, each, **options), head, names) for each in (spec, registry.random_twin(spec))
     }
+
+
+def report(
+    sets: Sequence[LabelledSet],
+    models: Sequence[str | EncoderSpec],
+    folder: str | Path,
+    *,
+    probes: Sequence[str] = ("knn", "linear"),
+    shots: Sequence[int] = (),
+    shares: Sequence[float] = (),
+    **options: Any,
+) -> Report:
+    """The scores of several encoders on several sets, those of their random twins always among them.
+
+    The first model is the one that the others are compared with. Vectors are kept below `folder`, so that the same call
+    goes on where an earlier one stopped, or with one more encoder. `shots` and `shares` add probes with few labels;
+    `options` go to `embed` (device, precision, batch_size, progress …).
+    """
+    if unknown := [probe for probe in probes if probe not in ("knn", "linear")]:
+        raise InputError(f"there is no probe {unknown[0]!r}; use knn or linear")
+    specs = _with_twins([m if isinstance(m, EncoderSpec) else registry.resolve(m) for m in models])
+    device = str(options.get("device", "auto"))
+    scores: dict[str, dict[str, dict[str, Score]]] = {}
+    for each in sets:
+        for name, spec in specs.items():
+            place = Path(folder) / "vectors" / each.name / re.sub(r"[^\w.-]", "_", name)
+            bank, probed = (
+                embed(source, spec, place / f"{part}.emb", resume=True, **options)
+                for part, source in (("train", each.train), ("test", each.test))
+            )
+            for probe, score in _probes(each, bank, probed, probes, shots, shares, device).items():
+                scores.setdefault(probe, {}).setdefault(each.name, {})[name] = score
+    facts = {name: _facts(spec) for name, spec in specs.items()}
+    return Report(scores, facts, next(iter(specs)))
+
+
+def _with_twins(specs: Sequence[EncoderSpec]) -> dict[str, EncoderSpec]:
+    """The encoders by name, and once each of the networks among them (with its preprocessing) at random weights."""
+    named = {spec.name: spec for spec in specs}
+    if len(named) < len(specs):
+        raise InputError(
+            f"two of the encoders have one name ({', '.join(s.name for s in specs)}); rename a model folder"
+        )
+    for spec in specs:
+        twin = registry.random_twin(spec)
+        if twin not in named.values():
+            named[twin.name if twin.name not in named else f"{twin.name} like {spec.name}"] = twin
+    return named
+
+
+def _probes(
+    each: LabelledSet,
+    bank: Embeddings,
+    probed: Embeddings,
+    probes: Sequence[str],
+    shots: Sequence[int],
+    shares: Sequence[float],
+    device: str,
+) -> dict[str, Score]:
+    scores = {}
+    if "knn" in probes and each.metric != "mAP11":
+        for (k, temperature), score in zip(PROTOCOLS, knn(bank, probed, device=device), strict=True):
+            scores[f"kNN, top-1, k={k}, T={temperature}"] = score
+    if "linear" in probes:
+        options: Mapping[str, Any] = {"metric": each.metric, "device": device}
+        scores[f"linear, {each.metric}"] = linear(bank, probed, held_out=each.held_out, **options)
+        for n in shots:
+            scores[f"linear, {each.metric}, {n} images a class"] = few_labels(bank, probed, shots=n, **options)
+        for share in shares:
+            scores[f"linear, {each.metric}, {100 * share:g} % of labels"] = few_labels(
+                bank, probed, share=share, **options
+            )
+    return scores
+
+
+def _facts(spec: EncoderSpec) -> dict[str, Any]:
+    p = spec.preprocess
+    how = f"short side {p.resize} px {p.interpolation}, centre {p.size} px"
+    return {"backbone": spec.backbone, "input": how, "weights": spec.sha256[:12] or spec.sources[0]}

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -189,6 +190,21 @@ def test_health(run, photos):
     assert figures["std"][0] > figures["std"][1]  # random weights map everything to nearly one direction
 
 
+def test_report(run, photos, tmp_path):
+    for part in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "shapes" / part)
+    code, out, _ = run("eval", "report", "shapes", "-m", "random-r18", "-m", "random-r34", "--probe", "knn", "-q")
+    assert code == 0
+    assert "| random-r18 | 50.0 ± " in out or "| random-r18 | 100.0 ± " in out
+    assert (tmp_path / "report" / "report.md").read_text() == out
+    assert (tmp_path / "report" / "report.html").read_text().startswith("<!doctype html>")
+    results = json.loads((tmp_path / "report" / "report.json").read_text())["results"]
+    assert [r["encoder"] for r in results] == ["random-r18", "random-r34"] * 2
+    code, _, err = run("eval", "report", "shapes/train")
+    assert code == 1
+    assert "train and test" in err
+
+
 def test_python_dash_m():
     done = subprocess.run([sys.executable, "-m", "sslzoo", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == sslzoo.__version__
@@ -199,7 +215,7 @@ def test_python_dash_m():
     [
         [],
         *([c.name or c.callback.__name__] for c in cli.app.registered_commands),
-        *(["eval", c] for c in ("knn", "linear", "health")),
+        *(["eval", c] for c in ("knn", "linear", "health", "report")),
     ],
 )
 def test_every_command_has_help(run, command):

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    ["errors"],
+    ["errors", "optim"],
     ["spec", "user_cache"],
     ["architectures"],
     ["images", "backbones", "embeddings"],
@@ -17,7 +17,8 @@ ORDER = [
     ["backends"],
     ["job"],
     ["encoder", "pipeline", "plan"],
-    ["index", "evaluate"],
+    ["index", "evaluate", "labelled"],
+    ["transfer", "suites"],
     ["search", "contact_sheet", "dedup", "cluster", "export_vectors", "baselines"],
     ["verify"],
     ["cli"],

@@ -10,9 +10,9 @@ import sslzoo
 from sslzoo.spec import EncoderSpec
 
 PUBLIC = {
-    "Embeddings", "Encoder", "EncoderSpec", "ExactIndex", "ImageError", "InputError", "MissingExtra", "Neighbours",
+    "Classifier", "Embeddings", "Encoder", "EncoderSpec", "ExactIndex", "ImageError", "InputError", "MissingExtra", "Neighbours",
     "OutputExists", "Preprocess", "SpaceMismatch", "SslzooError", "UnknownModel", "WeightsError", "build_index", "embed",
-    "list_models", "load", "open_embeddings",
+    "finetune", "list_models", "load", "predict", "open_embeddings",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,7 +74,7 @@ def linear(
             "images: class folders by WordNet id, or Parquet with class numbers.",
         ),
     ] = None,
-    metric: Annotated[str, typer.Option(help="top1 or mean_per_class.")] = "top1",
+    metric: Annotated[str, typer.Option(help="top1, mean_per_class, or mAP11 for labels such as 'cat|dog'.")] = "top1",
     shots: Annotated[
         list[int] | None, typer.Option(min=1, help="Also from so many images of each class; may be repeated.")
     ] = None,
@@ -129,6 +130,70 @@ def health(
     columns = [facts.to_dict() for facts in found.values()]
     rows = [(key, *("" if c[key] is None else f"{c[key]:.4g}" for c in columns)) for key in columns[0]]
     print_table([("figure", *found), *rows])
+
+
+@app.command()
+def report(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SET...",
+            help="Labelled sets: folders with train and test (or val) inside, as sub-folders with one folder a class, or "
+            "as Parquet; with --suite the folder that its sets lie in.",
+        ),
+    ],
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="small (cifar10, caltech101, imagenette, fashion_mnist as Parquet), or twelve: the transfer sets of the "
+            "papers in their official layouts, with the papers' input and metrics. What isn't there is left out."
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("-m", "--model", help="An encoder; repeatable. The others are compared with the first."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for report.md, .html and .json, and for the vectors.")
+    ] = Path("report"),
+    metric: Annotated[str, typer.Option(help="Of the linear probe: top1, mean_per_class, or mAP11.")] = "top1",
+    probes: Annotated[
+        list[str] | None, typer.Option("--probe", help="Only knn, or only linear; by default both.")
+    ] = None,
+    shots: Annotated[
+        list[int] | None, typer.Option(min=1, help="Also from so many images of each class; may be repeated.")
+    ] = None,
+    share: Annotated[
+        list[float] | None, typer.Option(min=0, max=1, help="Also from this share of the labels (0.01); repeatable.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare encoders on several sets, random weights always among them; the same command again goes on."""
+    from sslzoo import baselines, registry
+    from sslzoo.labelled import open_set
+    from sslzoo.suites import SUITES, papers_input
+
+    if suite is not None and suite not in SUITES:
+        raise InputError(f"there is no suite {suite!r}; use {' or '.join(SUITES)}")
+    opened = [SUITES[suite](path) if suite else [open_set(path, metric)] for path in data]
+    specs = [registry.resolve(model) for model in models or [registry.PACKAGE_ENCODER]]
+    made = baselines.report(
+        [each for sets in opened for each in sets],
+        [papers_input(spec) for spec in specs] if suite == "twelve" else specs,
+        output,
+        probes=probes or ("knn", "linear"),
+        shots=shots or (),
+        shares=share or (),
+        device=device,
+        precision=precision,
+        progress=not quiet,
+    )
+    for suffix, text in (("md", made.to_markdown()), ("html", made.to_html()), ("json", made.to_json())):
+        (output / f"report.{suffix}").write_text(text, encoding="utf-8")
+    typer.echo(made.to_json() if as_json else made.to_markdown(), nl=False)
 
 
 def _print_scores(table: dict[str, list[Score]], as_json: bool) -> None:

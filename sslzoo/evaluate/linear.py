@@ -7,8 +7,9 @@ them (SimCLR, arXiv:2002.05709, appendix B.8; BYOL, arXiv:2006.07733, appendix D
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from sslzoo.evaluate.score import Score, SetId, codes, of_items, set_id
 GRID = np.logspace(-6, 5, 45)
 HELD_OUT = 0.2
 FIXED = 1.0  # λ where a class has a single image, and nothing can be held out
-METRICS = ("top1", "mean_per_class")
+METRICS = ("top1", "mean_per_class", "mAP11")
 
 
 def linear(
@@ -33,31 +34,39 @@ def linear(
     metric: str = "top1",
     penalties: Sequence[float] | NDArray[np.float64] = GRID,
     rows: NDArray[np.int64] | None = None,
+    held_out: str = "",
     device: str = "cpu",
 ) -> Score:
     """Accuracy in [0, 1] of the probe on `test`; with `metric` mean_per_class the mean over classes.
 
-    `rows` are those of `train` that may be used. The held-out images are the same whatever the encoder (see `draw`).
+    With mAP11 an image has several labels, "cat|dog|?chair" ("?": difficult, not counted), and the score is the mean over
+    classes of PASCAL VOC's 11-point average precision. `rows` are those of `train` that may be used. λ is chosen on the
+    images whose ids begin with `held_out`, or on a drawn fifth, the same whatever the encoder (see `draw`).
     Raises InputError when labels are missing, and SpaceMismatch when the sets were made by different encoders.
     """
     if metric not in METRICS:
-        raise InputError(f"the metric is {metric!r}; use {' or '.join(METRICS)}")
-    classes, answers, truth = codes(train, test, "a linear probe")
+        raise InputError(f"the metric is {metric!r}; use {', '.join(METRICS[:-1])} or {METRICS[-1]}")
+    tell: Callable[..., tuple[Any, NDArray[Any], NDArray[Any]]] = questions if metric == "mAP11" else codes
+    classes, answers, truth = tell(train, test, "a linear probe")
     rows = np.arange(len(train)) if rows is None else rows
     where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
     x, y = torch.tensor(train.vectors[rows], device=where), torch.tensor(answers[rows], device=where)
-    held = draw([train.ids[r] for r in rows], answers[rows], share=HELD_OUT)
-    if len(held) == len(rows) or len(penalties) == 1:
+    ids = [train.ids[r] for r in rows]
+    if held_out:
+        held = np.flatnonzero([id_.startswith(held_out) for id_ in ids])
+    else:
+        held = draw(ids, answers[rows] if answers.ndim == 1 else np.zeros(len(rows), np.int64), share=HELD_OUT)
+    if not 0 < len(held) < len(rows) or len(penalties) == 1:
         penalty = FIXED if len(penalties) > 1 else float(penalties[0])
     else:
         penalty = choose(x, y, len(classes), torch.tensor(held, device=where), penalties)
     mean, std = moments(x)
     solution = logistic.fit((x - mean) / std, y, len(classes), [penalty])
     probes = (torch.tensor(test.vectors, device=where) - mean) / std
-    hits = (solution.logits(probes)[0].argmax(1).cpu().numpy() == truth).astype(np.float32)
+    items = results(solution.logits(probes)[0].cpu().numpy(), truth)
     protocol = f"linear_{metric}@logistic (standardised, λ of {len(penalties)} held out, n={len(rows)})"
     used = set_id(train) if len(rows) == len(train) else _subset_id(train, rows)
-    made = of_items(hits, protocol, used, set_id(test), truth if metric == "mean_per_class" else None)
+    made = of_items(items, protocol, used, set_id(test), truth if metric == "mean_per_class" else None)
     return replace(made, penalty=penalty)
 
 
@@ -78,6 +87,10 @@ def few_labels(
     _, answers, _ = codes(train, test, "a linear probe")
     if (share is None) == (shots is None):
         raise InputError("say either which share of the labels, or how many shots of each class")
+    if metric == "mAP11":
+        raise InputError(
+            "few labels are drawn class by class, and with mAP11 an image has several; leave out --shots, --share"
+        )
     picked = [draw(train.ids, answers, share=share, shots=shots, seed=seed) for seed in range(draws)]
     scores = [linear(train, test, metric=metric, rows=rows, device=device) for rows in picked]
     amount = f"{shots} shots" if shots else f"{100 * (share or 0):g} % of labels"
@@ -114,8 +127,41 @@ def choose(x: Tensor, y: Tensor, classes: int, held: Tensor, penalties: Sequence
     mask[held] = True
     mean, std = moments(x[~mask])
     solutions = logistic.fit((x[~mask] - mean) / std, y[~mask], classes, penalties)
-    right = (solutions.logits((x[mask] - mean) / std).argmax(2) == y[mask]).sum(1).cpu().numpy()
-    return float(max(zip(right, penalties, strict=True))[1])
+    truth, logits = y[mask].cpu().numpy(), solutions.logits((x[mask] - mean) / std).cpu().numpy()
+    return float(
+        max((float(results(z, truth).mean()), penalty) for z, penalty in zip(logits, penalties, strict=True))[1]
+    )
+
+
+def results(logits: NDArray[np.float32], truth: NDArray[Any]) -> NDArray[np.float32]:
+    """Per image whether its largest logit `[n, c]` is its class `[n]`; of yes-or-no questions `[n, c]`, each one's 11-point AP.
+
+    Questions to which no image says yes are left out, and so are images whose answer is NaN.
+    """
+    if truth.ndim == 1:
+        return np.asarray(logits.argmax(1) == truth, np.float32)
+    asked = [c for c in range(truth.shape[1]) if (truth[:, c] == 1).any()]
+    known = {c: ~np.isnan(truth[:, c]) for c in asked}
+    return np.array([average_precision_11(logits[known[c], c], truth[known[c], c] == 1) for c in asked], np.float32)
+
+
+def questions(
+    train: Embeddings, test: Embeddings, what: str
+) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+    """Class names (sorted), and for each row of both sets 1 where it has the class, NaN where it is difficult, else 0."""
+    codes(train, test, what)  # both have labels, and are of one space
+    assert train.labels is not None and test.labels is not None
+    told = [[str(label).split("|") for label in labels] for labels in (train.labels, test.labels)]
+    names = sorted({name.removeprefix("?") for labels in told for row in labels for name in row})
+    column = {name: i for i, name in enumerate(names)}
+    answers = []
+    for labels in told:
+        table = np.zeros((len(labels), len(names)), np.float32)
+        for row, has in enumerate(labels):
+            for name in has:
+                table[row, column[name.removeprefix("?")]] = np.nan if name.startswith("?") else 1
+        answers.append(table)
+    return names, answers[0], answers[1]
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +32,13 @@ class SetId:
 
 def set_id(embeddings: Embeddings) -> SetId:
     """The identity of a labelled set; equal for all encoders that have embedded it."""
-    labels = embeddings.labels or [None] * len(embeddings)
-    lines = "".join(f"{label}\t{id_}\n" for label, id_ in zip(labels, embeddings.ids, strict=True))
-    return SetId(hashlib.sha256(lines.encode()).hexdigest()[:12], len(embeddings))
+    return set_id_of(embeddings.ids, embeddings.labels or [None] * len(embeddings))
+
+
+def set_id_of(ids: Sequence[str], labels: Sequence[object]) -> SetId:
+    """The same from ids and labels."""
+    lines = "".join(f"{label}\t{id_}\n" for label, id_ in zip(labels, ids, strict=True))
+    return SetId(hashlib.sha256(lines.encode()).hexdigest()[:12], len(ids))
 
 
 @dataclass(frozen=True)
@@ -114,11 +119,14 @@ class Comparison:
 
 def compare(a: Score, b: Score) -> Comparison:
     """The paired comparison of two scores of one protocol on one test set; raises InputError when they aren't that."""
-    if a.test != b.test or a.protocol != b.protocol or len(a.items) != len(b.items):
+    if (a.train, a.test, a.protocol, len(a.items)) != (b.train, b.test, b.protocol, len(b.items)):
         raise InputError(
             f"only scores of one protocol on one test set can be compared: {a.protocol} on {a.test}, {b.protocol} on {b.test}"
         )
-    return Comparison(a.value - b.value, half_width(a.items - b.items, a.groups))
+    interval = half_width(a.items - b.items, a.groups)
+    if len(a.draws) > 1:  # both were trained on the same draws
+        interval = float(np.hypot(interval, _of_draws(np.subtract(a.draws, b.draws))))
+    return Comparison(a.value - b.value, interval)
 
 
 def _mean(items: NDArray[np.float32], groups: NDArray[np.int64] | None) -> float:

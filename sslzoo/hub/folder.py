@@ -37,7 +37,10 @@ def read_config(folder: Path) -> EncoderSpec:
     if not path.is_file():
         raise InputError(f"{folder} is not a model folder: it has no {CONFIG}; see: sslzoo models")
     try:
-        spec = EncoderSpec.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and "sslzoo" in values:  # a classifier's, in timm's form (see `transfer.folder`)
+            values = values["sslzoo"]["encoder"]
+        spec = EncoderSpec.from_dict(values)
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); get the model folder again") from None
     return dataclasses.replace(spec, sources=(f"local-dir:{folder}",))
@@ -50,7 +53,8 @@ def read_weights(folder: Path, spec: EncoderSpec) -> dict[str, NDArray[Any]]:
 
     check_weights(folder, spec)
     try:
-        return {name: value for path in weight_files(folder) for name, value in load_file(path).items()}
+        tensors = {name: value for path in weight_files(folder) for name, value in load_file(path).items()}
+        return {name: value for name, value in tensors.items() if not name.startswith("fc.")}  # a classifier's
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{folder / WEIGHTS} can't be read ({error}); get the model folder again") from None
 

@@ -32,12 +32,14 @@ def open_source(source: Source) -> Reader:
     - a file: an image, a tar, a zip, a Parquet file, or a .txt with one path a line ("-": such a list on stdin);
     - a pattern: `photos/**/*.jpg`, or `shards/{000..099}.tar`;
     - a URL that fsspec opens (s3://, https://, memory:// …), of a folder or of any of these files;
-    - in Python also a list of paths, bytes, PIL images, uint8 arrays and tensors, and a `datasets.Dataset`.
+    - in Python also a list of paths, bytes, PIL images, uint8 arrays and tensors, a `datasets.Dataset`, and a Reader.
     """
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         return _of_list(list(source))
     if hasattr(source, "features") and hasattr(source, "cast_column"):
         return DatasetReader(source)
+    if hasattr(source, "items") and hasattr(source, "count"):
+        return source  # type: ignore[no-any-return]  # a Reader
     if not isinstance(source, str | Path):
         return MemoryReader([source])
     if source == "-":

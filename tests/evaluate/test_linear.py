@@ -136,3 +136,45 @@ def test_eleven_points():
         scores, relevant = random.normal(size=n), random.random(n) < 0.3
         relevant[0] = True
         assert average_precision_11(scores, relevant) == pytest.approx(voc_eval(scores, relevant), abs=1e-9)
+
+
+def test_several_labels_an_image():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 6)).astype(np.float32)
+    has = x[:, :3] + random.normal(size=(300, 3)) > 0.4
+    names = np.array(["bus", "cat", "dog"])
+    labels = ["|".join(names[row]) or "none" for row in has]
+    labels = [label + "|?cat" if i % 7 == 0 and not has[i, 1] else label for i, label in enumerate(labels)]
+    train, test = (
+        Embeddings(x[part], [f"{i:03}" for i in range(300)][part], space="s", labels=labels[part])
+        for part in (slice(200), slice(200, 300))
+    )
+    score = linear(train, test, metric="mAP11", penalties=[2.0])
+    assert score.protocol.startswith("linear_mAP11@logistic")
+    scaler = StandardScaler().fit(train.vectors)
+    columns = [*has.T, np.array([label.startswith("none") for label in labels])]
+    for c, truth in enumerate(columns):
+        known = np.array([not (c == 1 and "?cat" in label) for label in labels])
+        fit = LogisticRegression(C=0.5, tol=1e-8).fit(scaler.transform(x[:200][known[:200]]), truth[:200][known[:200]])
+        surer = fit.decision_function(scaler.transform(x[200:][known[200:]]))
+        assert score.items[c] == pytest.approx(average_precision_11(surer, truth[200:][known[200:]]), abs=0.02)
+    assert score.value == pytest.approx(score.items.mean())
+    assert linear(train, test, metric="mAP11").value > 0.6
+    with pytest.raises(InputError, match="leave out --shots"):
+        few_labels(train, test, shots=2, metric="mAP11")
+
+
+def test_the_held_out_images_can_be_given():
+    train, test = labelled(200, 0), labelled(100, 1)
+    answers = np.array(train.labels)
+    held = np.arange(0, 200, 10)
+    ids = [f"val/{i}" if i in held else f"train/{i}" for i in range(200)]
+    train = Embeddings(train.vectors, ids, space="s", model="m", labels=train.labels)
+    rest = np.setdiff1d(np.arange(200), held)
+    scaler = StandardScaler().fit(train.vectors[rest])
+    x = scaler.transform(train.vectors)
+    fits = [LogisticRegression(C=1 / p, max_iter=2000).fit(x[rest], answers[rest]) for p in GRID]
+    right = [fit.score(x[held], answers[held]) for fit in fits]
+    best = GRID[max(i for i, r in enumerate(right) if r == max(right))]
+    assert linear(train, test, held_out="val/").penalty == best
+    assert linear(train, test).penalty != best

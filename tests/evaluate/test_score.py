@@ -51,3 +51,14 @@ def test_intervals_cover_the_truth_19_times_in_20():
     draws = random.random((2000, 200)) < 0.3
     covered = [abs(d.mean() - 0.3) <= half_width(d.astype(np.float32)) for d in draws]
     assert 0.92 < np.mean(covered) < 0.97
+
+
+def test_draws_are_compared_in_pairs_too():
+    from dataclasses import replace
+
+    a = replace(score([1, 1, 0, 0]), draws=(0.4, 0.5, 0.6))
+    b = replace(score([1, 1, 0, 0]), draws=(0.3, 0.4, 0.8))
+    # differences .1, .1, -.2: sample deviation sqrt(.03) and Student's 4.303 of two degrees of freedom
+    assert compare(a, b).interval == pytest.approx(4.303 * (0.03 / 3) ** 0.5)
+    with pytest.raises(InputError, match="one protocol"):
+        compare(score([1, 0]), Score(0.5, np.array([1, 0], np.float32), "p", SetId("abd", 4), SET))

@@ -1,0 +1,92 @@
+"""A report: the scores of several encoders on several sets, with 95 % intervals and the paired difference to one of them."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sslzoo.evaluate.score import Comparison, Score, compare
+
+ABOUT = (
+    "In %, with 95 % intervals over the test images (mAP11: over the classes). In brackets: the paired difference to {reference} "
+    "on the same images; “no difference” where its 95 % interval includes zero. Each interval is for its own comparison: of "
+    "twenty between equal encoders, one leaves out zero by chance."
+)
+STYLE = """body{font:15px system-ui,sans-serif;margin:24px;color:#222;background:#fff}table{border-collapse:collapse;
+margin:8px 0 24px}
+th,td{border:1px solid #ccc;padding:4px 10px;text-align:left}th{background:#f2f2f2}h2{font-size:17px}p,li{max-width:70em}"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores by probe, set and encoder; `encoders` says how each was run, and `reference` is the one compared with."""
+
+    scores: Mapping[str, Mapping[str, Mapping[str, Score]]]
+    encoders: Mapping[str, Mapping[str, Any]]
+    reference: str
+
+    def comparison(self, probe: str, name: str, encoder: str) -> Comparison | None:
+        """The encoder's difference to the reference on a set; None for the reference itself."""
+        found = self.scores[probe][name]
+        return None if encoder == self.reference else compare(found[encoder], found[self.reference])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that is shown, for programs."""
+        results = []
+        for probe, sets in self.scores.items():
+            for name, by_encoder in sets.items():
+                for encoder, score in by_encoder.items():
+                    entry = {"encoder": encoder, "set": name, "probe": probe, **score.to_dict()}
+                    if found := self.comparison(probe, name, encoder):
+                        entry["difference"] = found.difference
+                        entry["difference_interval95"], entry["differs"] = found.interval, found.differs
+                    results.append(entry)
+        return {"reference": self.reference, "encoders": dict(self.encoders), "results": results}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def to_markdown(self) -> str:
+        """One table a probe: a row an encoder, a column a set."""
+        out = [ABOUT.format(reference=self.reference), ""]
+        for title, rows in self._tables():
+            lines = ["| " + " | ".join(row) + " |" for row in rows]
+            out += [f"## {title}", "", lines[0], "|" + "---|" * len(rows[0]), *lines[1:], ""]
+        return "\n".join([*out, *(f"- {line}" for line in self._protocols())]) + "\n"
+
+    def to_html(self) -> str:
+        """The same as a page that asks nothing of the network."""
+        out = [
+            '<!doctype html><html lang="en"><meta charset="utf-8">',
+            f"<title>Evaluation</title><style>{STYLE}</style><p>{html.escape(ABOUT.format(reference=self.reference))}</p>",
+        ]
+        for title, rows in self._tables():
+            head, *body = ([html.escape(cell) for cell in row] for row in rows)
+            out += [f"<h2>{html.escape(title)}</h2><table><tr><th>" + "<th>".join(head)]
+            out += ["<tr><td>" + "<td>".join(row) for row in body] + ["</table>"]
+        return "\n".join([*out, "<ul>", *(f"<li>{html.escape(line)}" for line in self._protocols()), "</ul></html>\n"])
+
+    def _tables(self) -> Iterator[tuple[str, list[list[str]]]]:
+        for probe, sets in self.scores.items():
+            rows = [["encoder", *sets]]
+            for encoder in self.encoders:
+                rows.append([encoder, *(self._cell(probe, name, encoder) for name in sets)])
+            yield probe, rows
+
+    def _cell(self, probe: str, name: str, encoder: str) -> str:
+        score, found = self.scores[probe][name][encoder], self.comparison(probe, name, encoder)
+        text = f"{100 * score.value:.1f} ± {100 * score.interval():.1f}"
+        if found is None:
+            return text
+        return f"{text} ({found})" if found.differs else f"{text} (no difference)"
+
+    def _protocols(self) -> Iterator[str]:
+        for sets in self.scores.values():
+            for name, by_encoder in sets.items():
+                score = next(iter(by_encoder.values()))
+                yield f"{name}: {score.protocol}; training set {score.train}, test set {score.test} (hash/images)"
+        for encoder, facts in self.encoders.items():
+            yield f"{encoder}: " + ", ".join(f"{key} {value}" for key, value in facts.items())

@@ -1,0 +1,144 @@
+"""`sslzoo.finetune()`: an encoder and labelled images to a classifier folder, with its score on test images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sslzoo import hub, registry
+from sslzoo.encoder import Encoder
+from sslzoo.errors import InputError, OutputExists
+from sslzoo.evaluate.linear import draw
+from sslzoo.evaluate.score import Score, of_items
+from sslzoo.images.discover import Source
+from sslzoo.spec import EncoderSpec
+from sslzoo.transfer import loop
+from sslzoo.transfer.classifier import Classifier, fresh
+from sslzoo.transfer.folder import CHECKPOINT
+from sslzoo.transfer.photos import Photos
+from sslzoo.transfer.settings import Settings
+
+HELD_OUT = 0.1  # of the training images, where early stopping asks for some
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A trained classifier, what each epoch gave, and its score on the test images where there were any."""
+
+    classifier: Classifier
+    epochs: tuple[loop.Epoch, ...]
+    score: Score | None
+
+
+def finetune(
+    train: Source,
+    model: str | EncoderSpec | Encoder = registry.PACKAGE_ENCODER,
+    out: str | Path | None = None,
+    test: Source | None = None,
+    *,
+    settings: Settings | None = None,
+    metric: str = "top1",
+    resume: bool = False,
+    device: str = "auto",
+    workers: int = 0,
+    on_epoch: Callable[[loop.Epoch], None] = lambda epoch: None,
+) -> FineTuned:
+    """Fine-tunes an encoder on labelled images, or trains a classifier on it while it stays frozen (`settings.stages` 0).
+
+    `train` and `test` are what `embed` takes, with labels. With `out` a classifier folder is written there, and `resume`
+    goes on where an interrupted run of the same call stopped. "random-r18" is training from scratch. An Encoder is changed
+    in place. `metric` of the score is top1 or mean_per_class. Raises InputError for images without labels, and OutputExists.
+    """
+    settings = settings or Settings()
+    if metric not in ("top1", "mean_per_class"):
+        raise InputError(f"the metric is {metric!r}; use top1 or mean_per_class")
+    folder = _prepare(out, resume)
+    photos = Photos.open(train)
+    tests = None if test is None else Photos.open(test, photos.classes)
+    used, held = photos, None
+    if settings.patience:
+        rows = draw([item.id for item in photos.items], photos.codes, share=HELD_OUT)
+        used, held = photos.take(np.setdiff1d(np.arange(len(photos.items)), rows)), photos.take(rows)
+    classifier = fresh(model, photos.classes, device=device)
+    origin = classifier.encoder.spec
+    classifier.encoder.spec = _sized(origin, settings)
+    epochs = []
+    for epoch in loop.train(classifier, used, settings, held_out=held, folder=folder, workers=workers):
+        epochs.append(epoch)
+        on_epoch(epoch)
+    score = None if tests is None else _score(classifier, photos, tests, origin, settings, metric, workers)
+    classifier.encoder.spec = _described(classifier.encoder.spec, origin, photos, settings, folder)
+    if folder is not None:
+        run = {
+            "from": origin.name,
+            "images": str(photos.id),
+            "settings": settings.to_dict(),
+            "epochs": [dataclasses.asdict(epoch) for epoch in epochs],
+            "scores": [] if score is None else [score.to_dict()],
+        }
+        classifier.encoder.spec = classifier.save_pretrained(folder, run)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    return FineTuned(classifier, tuple(epochs), score)
+
+
+def _prepare(out: str | Path | None, resume: bool) -> Path | None:
+    if out is None:
+        return None
+    folder = Path(out)
+    if (folder / hub.CONFIG).exists():
+        raise OutputExists(f"{folder} is finished; use it with: sslzoo predict {folder} IMAGES, or choose another -o")
+    begun = (folder / CHECKPOINT).exists()
+    if folder.exists() and any(folder.iterdir()) and not (resume and begun):
+        hint = "add --resume to go on, or choose another -o" if begun else "choose another -o"
+        raise OutputExists(f"{folder} already exists; {hint}")
+    return folder
+
+
+def _sized(spec: EncoderSpec, settings: Settings) -> EncoderSpec:
+    """The encoder at the size of the settings, its preprocessing scaled alike."""
+    if not settings.size:
+        return spec
+    p = spec.preprocess
+    scaled = dataclasses.replace(p, size=settings.size, resize=round(settings.size * p.resize / p.size))
+    return dataclasses.replace(spec, preprocess=scaled)
+
+
+def _described(
+    spec: EncoderSpec, origin: EncoderSpec, photos: Photos, settings: Settings, folder: Path | None
+) -> EncoderSpec:
+    images = f"{len(photos.items)} labelled images of {len(photos.classes)} classes"
+    scratch = origin.method == "random"
+    how = "Trained from random weights" if scratch else f"Fine-tuned from {origin.name}"
+    changes: dict[str, Any] = {
+        "name": folder.resolve().name if folder is not None else f"{origin.name}-finetuned",
+        "method": "supervised" if scratch else origin.method,
+        "trained_on": f"{images}" if scratch else f"{origin.trained_on}; then {images}",
+        "note": f"{how} on {images} for {settings.epochs} epochs. {origin.note}".strip(),
+    }
+    return dataclasses.replace(spec, sources=(), sha256="", size_bytes=0, **changes)
+
+
+def _score(
+    classifier: Classifier,
+    photos: Photos,
+    tests: Photos,
+    origin: EncoderSpec,
+    settings: Settings,
+    metric: str,
+    workers: int,
+) -> Score:
+    trained = ("classifier alone", "layer4", *(f"layer4 to layer{5 - n}" for n in (2, 3, 4)), "whole network")[
+        settings.stages
+    ]
+    p = classifier.encoder.spec.preprocess
+    protocol = (
+        f"finetune_{metric}@{settings.epochs} epochs ({trained}, {settings.optimizer}, lr {settings.lr:g}, batch "
+        f"{settings.batch_size}, {p.resize} to {p.size} px, n={len(photos.items)}, {len(tests.items)} test images)"
+    )
+    groups = tests.codes if metric == "mean_per_class" else None
+    return of_items(loop.hits(classifier, tests, workers), protocol, photos.id, tests.id, groups)

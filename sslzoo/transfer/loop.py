@@ -1,0 +1,250 @@
+"""The fine-tuning loop: one for whole networks, last stages and linear probes, yielding after each epoch.
+
+The crops of an epoch depend on (seed, epoch, row) and all else that is random on (seed, epoch, step), so a run that goes
+on from a checkpoint repeats an unbroken one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sslzoo.backends.processor import native_bf16
+from sslzoo.backends.torch_backend import TorchBackend, normalize
+from sslzoo.errors import InputError
+from sslzoo.optim import LARS, learning_rate
+from sslzoo.transfer.classifier import Classifier
+from sslzoo.transfer.folder import CHECKPOINT
+from sslzoo.transfer.photos import Photos
+from sslzoo.transfer.settings import Settings
+
+PARTS = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))  # the stages, from the classifier down
+
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Where a run stands: the epoch's mean loss, the accuracy on the held-out images where there are any, and its seconds."""
+
+    number: int
+    epochs: int
+    loss: float
+    held_out: float | None
+    seconds: float
+
+
+def train(
+    classifier: Classifier,
+    photos: Photos,
+    settings: Settings,
+    *,
+    held_out: Photos | None = None,
+    folder: Path | None = None,
+    workers: int = 0,
+) -> Iterator[Epoch]:
+    """Trains `classifier` in place, yielding after each epoch; when it ends, the weights are those to keep.
+
+    With `folder` a checkpoint is written there after each epoch, and one that is there is gone on from. Raises InputError
+    when it is of another run, or the loss is not finite.
+    """
+    n = len(photos.items)
+    batch = min(settings.batch_size, n)
+    if batch < 2:
+        raise InputError(f"there are {n} training images; fine-tuning needs at least 2")
+    steps = n // batch  # the last, smaller batch is left out
+    device, spec = next(classifier.parameters()).device, classifier.encoder.spec
+    low = settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device))
+    warmup = min(1.0, settings.warmup_epochs / settings.epochs)
+    optimizer, mix, keep = build_optimizer(classifier, settings), mixer(settings, len(photos.classes)), Best(settings)
+    first = load(folder, classifier, optimizer, settings, photos, keep) if folder is not None else 0
+    for epoch in range(first, settings.epochs):
+        if keep.enough:
+            break
+        began, total = time.perf_counter(), torch.zeros((), device=device)
+        prepare(classifier, settings.stages)
+        order = np.random.default_rng((settings.seed, epoch)).permutation(n)[: steps * batch]
+        crops = photos.crops(order, (settings.seed, epoch), spec.preprocess, settings.min_crop, workers)
+        for step in range(steps):
+            some = list(itertools.islice(crops, batch))
+            if len(some) < 2:  # so many could not be read
+                break
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_seed(settings.seed, epoch, step))
+                x = randaugment([pixels for _, pixels in some], settings.randaugment)
+                y = torch.from_numpy(photos.codes[[row for row, _ in some]]).to(device)
+                x, y = mix(normalize(x.to(device), spec), y)
+            progress = (epoch * steps + step) / (settings.epochs * steps)
+            rate = learning_rate(progress, base=settings.lr * batch / 256, warmup=warmup, steps=settings.lr_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            with torch.autocast(device.type, torch.bfloat16, enabled=low):
+                logits = classifier(x)
+            loss = functional.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.detach() / steps
+        if not total.isfinite():
+            raise InputError(
+                f"the loss is not finite in epoch {epoch + 1}; type a lower rate: --lr {settings.lr / 3:.2g}"
+            )
+        right = None if held_out is None else float(hits(classifier, held_out, workers).mean())
+        keep.see(right, classifier)
+        if folder is not None:
+            save(folder, classifier, optimizer, settings, photos, keep, epoch + 1)
+        yield Epoch(epoch + 1, settings.epochs, float(total), right, time.perf_counter() - began)
+    keep.restore(classifier)
+    classifier.eval().requires_grad_(True)
+
+
+def prepare(classifier: Classifier, stages: int) -> None:
+    """Training mode, but for the stages that stay as they are: these are in evaluation mode, and without gradients."""
+    classifier.train()
+    for part in PARTS[stages:]:
+        for name in part:
+            classifier.encoder.backbone.get_submodule(name).eval().requires_grad_(False)
+
+
+def build_optimizer(classifier: Classifier, settings: Settings) -> torch.optim.Optimizer:
+    """The optimiser over what is trained; each group's `scale` is its share of the scheduled rate."""
+    layers: list[tuple[list[nn.Module], float]] = [([classifier.fc], settings.head_lr)]
+    for depth, part in enumerate(PARTS[: settings.stages], start=1):
+        modules = [classifier.encoder.backbone.get_submodule(name) for name in part]
+        layers.append((modules, settings.layer_decay**depth))
+    groups: list[dict[str, Any]] = []
+    for modules, scale in layers:
+        weights = [p for module in modules for p in module.parameters()]
+        for decayed in (True, False):
+            params = [p for p in weights if (p.ndim > 1) == decayed]
+            groups.append({"params": params, "weight_decay": settings.weight_decay * decayed, "scale": scale})
+    if settings.optimizer == "lars":
+        return LARS(groups, momentum=settings.momentum)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0)
+    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov)
+
+
+def randaugment(pixels: Sequence[NDArray[np.uint8]], magnitude: int) -> Tensor:
+    """A batch uint8 `[n, size, size, 3]`, each image changed by torchvision's RandAugment of two steps unless it is 0."""
+    batch = torch.from_numpy(np.stack(pixels))
+    if not magnitude:
+        return batch
+    from torchvision.transforms import v2
+
+    change = v2.RandAugment(num_ops=2, magnitude=magnitude)
+    return torch.stack([change(image.permute(2, 0, 1)).permute(1, 2, 0) for image in batch])
+
+
+def mixer(settings: Settings, classes: int) -> Mix:
+    """torchvision's MixUp, CutMix, or one of the two at random; images and labels as they are where neither is asked for."""
+    if not (settings.mixup or settings.cutmix):
+        return lambda x, y: (x, y)
+    from torchvision.transforms import v2
+
+    kinds = ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
+    return v2.RandomChoice([kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha])  # type: ignore[no-any-return]
+
+
+def hits(classifier: Classifier, photos: Photos, workers: int = 0) -> NDArray[np.float32]:
+    """Whether each image's largest logit is its class, 1.0 or 0.0 `[n]`, in fp32; unreadable images raise ImageError."""
+    run = TorchBackend(classifier.encoder.backbone, classifier.encoder.spec)
+    weight, bias = (p.detach().float().cpu().numpy() for p in (classifier.fc.weight, classifier.fc.bias))
+    whole = photos.whole(classifier.encoder.spec.preprocess, workers)
+    found = []
+    while some := [pixels for _, pixels in itertools.islice(whole, 64)]:
+        found.append((run(np.stack(some)) @ weight.T + bias).argmax(1))
+    return np.asarray(np.concatenate(found) == photos.codes, np.float32)
+
+
+class Best:
+    """The best weights so far by accuracy on held-out images; without those, the last ones count."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.patience, self.value, self.since = settings.patience, -1.0, 0
+        self.state: dict[str, Tensor] | None = None
+
+    @property
+    def enough(self) -> bool:
+        """Whether it has not become better for too long."""
+        return 0 < self.patience <= self.since
+
+    def see(self, value: float | None, classifier: Classifier) -> None:
+        """Keeps the weights when they are better than any before."""
+        if value is None:
+            return
+        self.since += 1
+        if value > self.value:
+            self.value, self.since = value, 0
+            self.state = {name: tensor.detach().clone() for name, tensor in classifier.state_dict().items()}
+
+    def restore(self, classifier: Classifier) -> None:
+        """Puts the best weights back."""
+        if self.state is not None:
+            classifier.load_state_dict(self.state)
+
+
+def save(
+    folder: Path,
+    classifier: Classifier,
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
+    photos: Photos,
+    keep: Best,
+    epoch: int,
+) -> None:
+    """Writes the checkpoint under a temporary name and renames it, so that a kill leaves the last one whole."""
+    state = {
+        "epoch": epoch,
+        "run": _run(classifier, settings, photos),
+        "classifier": classifier.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "best": [keep.value, keep.since, keep.state],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{CHECKPOINT}.tmp"
+    torch.save(state, temporary)
+    os.replace(temporary, folder / CHECKPOINT)
+
+
+def load(
+    folder: Path,
+    classifier: Classifier,
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
+    photos: Photos,
+    keep: Best,
+) -> int:
+    """Restores what `save` wrote and returns how many epochs are done; 0 where there is no checkpoint."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if changed := sorted(k for k, v in _run(classifier, settings, photos).items() if state["run"].get(k) != v):
+        raise InputError(
+            f"{path} is of a run with another {', '.join(changed)}; resume without changes, or choose another -o"
+        )
+    classifier.load_state_dict(state["classifier"])
+    optimizer.load_state_dict(state["optimizer"])
+    keep.value, keep.since, keep.state = state["best"]
+    return int(state["epoch"])
+
+
+def _run(classifier: Classifier, settings: Settings, photos: Photos) -> dict[str, Any]:
+    facts = {key: list(v) if isinstance(v, tuple) else v for key, v in settings.to_dict().items()}
+    return {"model": classifier.encoder.spec.name, "images": str(photos.id), **facts}
+
+
+def _seed(*stream: int) -> int:
+    return int(np.random.SeedSequence(stream).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,94 @@
+"""Labelled photos for fine-tuning: random crops for training, which depend on (seed, epoch, row) alone, and whole images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslzoo.errors import ImageError, InputError
+from sslzoo.evaluate.score import SetId, set_id_of
+from sslzoo.images.decode import decode
+from sslzoo.images.discover import Item, Source, discover
+from sslzoo.images.preprocess import FILTERS
+from sslzoo.images.read import ordered, processors, read
+from sslzoo.spec import Preprocess
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Items with the number of each one's class. Those of a folder are opened anew in each epoch; a table's stay in memory."""
+
+    items: Sequence[Item]
+    codes: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def open(cls, source: Source, classes: Sequence[str] = ()) -> Photos:
+        """All of a source; raises InputError for an image without a label, or with none of `classes` where they are given."""
+        items = list(discover(source))
+        names = sorted({str(item.label) for item in items if item.label is not None})
+        if not items or any(item.label is None for item in items):
+            raise InputError(
+                f"{source} has images without a label; give a folder with one sub-folder a class, or a 'label' column"
+            )
+        if unknown := sorted(set(names) - set(classes or names)):
+            raise InputError(f"{source} has the class {unknown[0]!r}, which the training images don't have")
+        names = list(classes or names)
+        number = {name: i for i, name in enumerate(names)}
+        return cls(items, np.array([number[str(item.label)] for item in items], np.int64), tuple(names))
+
+    def take(self, rows: NDArray[np.int64]) -> Photos:
+        """Some of them."""
+        return Photos([self.items[r] for r in rows], self.codes[rows], self.classes)
+
+    @property
+    def id(self) -> SetId:
+        """Which images with which labels."""
+        return set_id_of([item.id for item in self.items], [self.classes[c] for c in self.codes])
+
+    def crops(
+        self, rows: NDArray[np.int64], seed: tuple[int, ...], preprocess: Preprocess, min_crop: float, workers: int
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Row and random crop, uint8 `[size, size, 3]`, of each of `rows` in order; images that can't be read are left out."""
+
+        def crop(row: int) -> NDArray[np.uint8] | None:
+            try:
+                image = decode(self.items[row].open(), name=self.items[row].id).image
+            except (ImageError, OSError):
+                return None
+            random = np.random.default_rng((*seed, row))
+            box = random_box(*image.size, random, min_crop)
+            size = (preprocess.size, preprocess.size)
+            pixels = np.asarray(image.resize(size, FILTERS[preprocess.interpolation], box=box))
+            return pixels[:, ::-1] if random.random() < 0.5 else pixels
+
+        for row, pixels in ordered(crop, map(int, rows), workers=workers or processors(), ahead=256):
+            if pixels is not None:
+                yield row, pixels
+
+    def whole(self, preprocess: Preprocess, workers: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Row and pixels of each image as the encoder sees it; raises ImageError on the first that can't be read."""
+        for row, (_, result) in enumerate(read(self.items, preprocess, workers=workers)):
+            if isinstance(result, ImageError):
+                raise result
+            yield row, result[0]
+
+
+def random_box(
+    width: int, height: int, random: np.random.Generator, min_area: float
+) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a random part, as torchvision's RandomResizedCrop draws it with ratios of 3/4 to 4/3."""
+    for _ in range(10):
+        area = width * height * random.uniform(min_area, 1)
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(random.integers(width - w + 1)), int(random.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h

@@ -1,0 +1,126 @@
+"""The classifier folder: read back by ourselves, by torchvision and by timm, and as an encoder; and predicting with it."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import sslzoo
+from sslzoo import cli
+from sslzoo.errors import InputError, SpaceMismatch
+
+
+@pytest.fixture(scope="module")
+def logits(tuned, colours):
+    """Of one image, from the classifier in memory."""
+    path = colours[1] / "red" / "0.png"
+    classifier = tuned[1].classifier
+    with torch.inference_mode():
+        return path, classifier(classifier.encoder.transform(Image.open(path))[None])
+
+
+def test_it_comes_back(tuned, logits):
+    folder, _ = tuned
+    again = sslzoo.Classifier.from_pretrained(folder, device="cpu")
+    path, expected = logits
+    assert again.classes == ("blue", "green", "red")
+    with torch.inference_mode():
+        torch.testing.assert_close(again(again.encoder.transform(Image.open(path))[None]), expected)
+    with pytest.raises(InputError, match="sslzoo finetune"):
+        sslzoo.Classifier.from_pretrained(folder.parent)
+
+
+def test_torchvision_loads_it_whole(tuned, logits):
+    from torchvision.models import resnet18
+
+    model = resnet18(num_classes=3)
+    model.load_state_dict(load_file(tuned[0] / "model.safetensors"))
+    path, expected = logits
+    x = tuned[1].classifier.encoder.transform(Image.open(path))[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_timm_loads_it_by_its_config(tuned, logits):
+    import timm
+
+    model = timm.create_model(f"local-dir:{tuned[0]}", pretrained=True)
+    path, expected = logits
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    x = transform(Image.open(path).convert("RGB"))[None]
+    torch.testing.assert_close(x, tuned[1].classifier.encoder.transform(Image.open(path))[None], atol=0.02, rtol=0)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(x), expected, atol=0.05, rtol=0.05)
+    assert model.pretrained_cfg["label_names"] == ["blue", "green", "red"]
+
+
+def test_it_is_a_model_folder_too(tuned, logits):
+    folder, made = tuned
+    encoder = sslzoo.load(f"local-dir:{folder}", device="cpu")
+    assert encoder.spec.name == "by-colour"
+    assert encoder.spec.preprocess.size == 32
+    assert encoder.space == made.classifier.encoder.space
+    assert "Fine-tuned from simclr-r18.tin_cpu_1h on 24 labelled images of 3 classes for 4 epochs" in encoder.spec.note
+    assert encoder.spec.license == "apache-2.0" and "non-commercial" in encoder.spec.data_terms
+
+
+def test_predictions(tuned, colours, logits):
+    folder, made = tuned
+    found = sslzoo.predict(colours[1], folder, top=2, device="cpu", precision="fp32", backend="torch")
+    assert len(found) == 12 and found.ids[0] == "blue/0.png"
+    assert np.mean([id_.split("/")[0] == names[0] for id_, names in zip(found.ids, found.classes, strict=True)]) == (
+        made.score.value
+    )
+    row = found.ids.index("red/0.png")
+    expected, order = logits[1].softmax(1)[0].sort(descending=True)
+    np.testing.assert_allclose(found.probabilities[row], expected[:2].numpy(), atol=1e-4)
+    assert found.classes[row] == [made.classifier.classes[c] for c in order[:2]]
+    e = sslzoo.embed(colours[1], f"local-dir:{folder}", folder.parent / "e", precision="fp32", backend="torch")
+    assert len(e) == 12
+    again = sslzoo.predict(folder.parent / "e", folder, top=2, precision="fp32", backend="torch", device="cpu")
+    assert again.classes == found.classes
+    np.testing.assert_allclose(again.probabilities, found.probabilities, atol=1e-5)
+    sslzoo.embed(colours[1], "random-r18", folder.parent / "other")
+    with pytest.raises(SpaceMismatch):
+        sslzoo.predict(folder.parent / "other", folder)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sslzoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return (stop.value.code, *capsys.readouterr())
+
+    return call
+
+
+def test_from_the_command_line(run, colours, tmp_path):
+    train, test = colours
+    options = ("-m", "random-r18", "--epochs", 2, "--size", 32, "-b", 8, "--precision", "fp32", "--device", "cpu")
+    code, out, err = run("finetune", train, test, "-o", "c", *options)
+    assert code == 0
+    assert "3 classes; next: sslzoo predict c" in out and "finetune_top1@2 epochs" in out
+    assert "epoch 2/2: loss" in err
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "a.png").write_bytes((test / "red" / "0.png").read_bytes())
+    (mixed / "b.png").write_text("text")
+    code, out, err = run("predict", "c", mixed, "-k", 3, "-q")
+    assert code == 3
+    assert out.startswith("a.png\t") and len(out.strip().split("\t")) == 4
+    assert "b.png: not an image" in err
+    code, out, _ = run("predict", "c", mixed, "--json", "-q")
+    (entry,) = json.loads(out)
+    assert code == 3 and 0 < entry["classes"][0]["probability"] <= 1
+    code, _, err = run("predict", mixed, mixed)
+    assert code == 1 and "sslzoo finetune" in err
+    code, out, _ = run("finetune", train, "-o", "f", *options, "--freeze", "--preset", "swav-linear", "--json", "-q")
+    assert code == 0 and json.loads(out)["score"] is None
