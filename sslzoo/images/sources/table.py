@@ -41,6 +41,9 @@ class ParquetReader:
         self.columns: Mapping[str, str] = _plain_columns(schema, {self.image, "label"})
         self.wanted = [name for name in schema.names if name in (self.image, "label") or name in self.columns]
 
+    def __reduce__(self) -> tuple[type[ParquetReader], tuple[str | Path]]:
+        return ParquetReader, (self.location,)  # in another process the file is opened anew
+
     def count(self) -> int | None:
         """From the file's metadata."""
         return int(self.file.metadata.num_rows)
