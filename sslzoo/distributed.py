@@ -20,7 +20,7 @@ import numpy as np
 from sslzoo import registry
 from sslzoo.backends import allocator, open_backend
 from sslzoo.embeddings import Embeddings, part_files
-from sslzoo.errors import ImageError, InputError, Interrupted, MissingExtra, SslzooError
+from sslzoo.errors import InputError, Interrupted, MissingExtra, SslzooError
 from sslzoo.images.decode import DEFAULT, Policy
 from sslzoo.images.discover import Item, Source, Summary
 from sslzoo.images.read import processors
@@ -152,7 +152,7 @@ def _with_bytes(item: Item) -> Item:
     """The item with its contents, or with the error that opening it gave."""
     try:
         data = item.open()
-    except (ImageError, OSError) as error:
+    except Exception as error:
         return replace(item, open=_Raise(error))
     return replace(item, open=lambda: data)
 
