@@ -67,7 +67,7 @@ def embed(
     run = _open(model, job, int8, precision=precision, **choices)
     manifest = job.manifest(run)
     if folder is not None and earlier is not None:
-        _require_same(earlier, manifest, folder)
+        require_same(earlier, manifest, folder)
         if earlier["complete"]:
             return Embeddings.open(folder)
     begun = earlier is not None
@@ -91,7 +91,7 @@ def _update(
     job = job.like(earlier)
     run = _open(model, job, folder, precision=earlier["precision"], **choices)
     manifest = job.manifest(run)
-    _require_same(earlier, manifest, folder)
+    require_same(earlier, manifest, folder)
     beside = update_folder(folder)
     begun = prepare_output(beside, resume=True, overwrite=False)
     reuse = Reuse(folder)
@@ -119,7 +119,7 @@ def embed_shard(
     run = _open(model, job, folder if earlier is not None else None, **{"precision": "auto", **options})
     manifest = job.manifest(run)
     if earlier is not None:
-        _require_same(earlier, manifest, folder)
+        require_same(earlier, manifest, folder)
     writer = Writer(folder, manifest, started=False, files=run.files)
     writer.start()
     parts = job.run(items, run, writer, progress=progress, mine=lambda number: number % shards == shard)
@@ -127,7 +127,8 @@ def embed_shard(
     return parts
 
 
-def _require_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+def require_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """Raises InputError when a folder was begun with another decode policy, model or source."""
     for key, shown, noun in (
         ("decode", "decode", "decode policy"),
         ("space", "model", "model"),

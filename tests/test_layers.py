@@ -17,6 +17,7 @@ ORDER = [
     ["backends"],
     ["job"],
     ["encoder", "pipeline", "plan"],
+    ["distributed"],
     ["index", "evaluate", "labelled"],
     ["transfer", "suites"],
     ["search", "contact_sheet", "dedup", "cluster", "export_vectors", "baselines"],

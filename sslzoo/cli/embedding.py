@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -54,6 +56,10 @@ def embed(
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do one share of N (0/N to N-1/N); then: merge.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: on the cluster of RAY_ADDRESS, else one made here.")
+    ] = "local",
+    actors: Annotated[int, typer.Option(min=0, help="Encoders of --engine ray; 0: one a GPU, or one a machine.")] = 0,
     format: Annotated[str, typer.Option(help="parquet; with npy or csv, these are written too.")] = "parquet",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the images and estimate time and size.")] = False,
     as_json: Json = False,
@@ -64,6 +70,10 @@ def embed(
     from sslzoo.images.decode import PIXEL_LIMIT, Policy
 
     make_lean()
+    if engine not in ("local", "ray"):
+        raise InputError(f"engine is {engine!r}; use local or ray")
+    if engine == "ray" and (update or shard is not None):
+        raise InputError("--engine ray makes a whole folder; leave out --update and --shard, or use --engine local")
     if format not in ("parquet", *formats.FORMATS):
         raise InputError(f"format is {format!r}; use parquet, {' or '.join(formats.FORMATS)}")
     out = output or Path(_stem(source) + ".emb")
@@ -84,13 +94,19 @@ def embed(
         parts = pipeline.embed_shard(source, model, out, shard=index, shards=shards, progress=not quiet, **options)
         typer.echo(f"{out}: shard {shard} of {parts} parts is done; after the last one: sslzoo merge {out}")
         return
+    if engine == "ray":
+        from sslzoo import distributed
+
+        logging.disable(logging.WARNING)  # Ray Data tells of every step it takes
+        whole: Callable[..., Any] = partial(distributed.embed, actors=actors)
+    else:
+        whole = partial(pipeline.embed, update=update)
     try:
-        result = pipeline.embed(
+        result = whole(
             source,
             model,
             out,
             resume=resume,
-            update=update,
             overwrite=overwrite,
             deterministic=deterministic,
             progress=not quiet,

@@ -1,16 +1,19 @@
 """The one decode policy: from a file's bytes to an upright 8-bit RGB picture, or an ImageError with the reason.
 
 - The orientation that the file states (EXIF) is applied.
-- More than 8 bits a channel are scaled to 8, never clipped: 16-bit integers by 1/257, floats by their own range.
+- More than 8 bits a channel are scaled to 8, never clipped: integers by the bits that the file states (16: by 1/257),
+  what lies outside 0 to 65535, and floats outside 0 to 1 or 0 to 255, by their own range.
 - Transparency is laid over a background, white unless asked otherwise; palette, CMYK and the rest are converted to RGB.
 - Of an animation or a multi-page file the first frame counts (of HEIC the primary one), and the result says so.
 - A truncated file fails, unless the policy says otherwise.
 - A file that states more pixels than the limit is refused before its pixels are read.
+- EPS and WMF, which are programs that draw, are never run: they fail on every machine alike.
 No global setting of Pillow is changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import warnings
@@ -19,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from sslzoo.errors import ImageError
 
@@ -51,6 +54,17 @@ class Policy:
 
 
 DEFAULT = Policy()
+
+#: what makes the picture of an orientation (TIFF 6.0, tag 274) upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -86,23 +100,41 @@ def decode(
                 image, several = _open_heif(source, policy.pixel_limit)
                 decoded = _to_rgb(image, image.size, policy)
                 return replace(decoded, flags=("first-frame", *decoded.flags)) if several else decoded
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with _open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 size = image.size
                 _check_pixels(size, policy.pixel_limit)
+                if image.format in ("EPS", "WMF"):
+                    raise ImageError(f"{image.format} holds drawing commands, which are not run; save it as PNG")
                 if target is not None and image.format == "JPEG":
                     shrink = 2 * target / min(size)
                     image.draft("RGB", (round(size[0] * shrink), round(size[1] * shrink)))
                 return _to_rgb(image, size, policy)
     except ImageError as error:
         raise ImageError(error.reason, name) from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"more than {policy.pixel_limit:,} pixels", name) from None
+    except Image.DecompressionBombError as error:  # from inside a plugin: Pillow's own limit, and the size in its words
+        raise ImageError(str(error).partition(",")[0], name) from None
     except UnidentifiedImageError:
         raise ImageError("not an image that can be read", name) from None
     except MemoryError:
         raise ImageError("not enough memory to decode it", name) from None
     except Exception as error:  # a damaged file can raise anything from inside a decoder, and must not stop a run
         raise ImageError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, name) from None
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """As Pillow opens a file, but also one above Pillow's own limit of pixels: ours is the policy's, and names the size."""
+    try:
+        return Image.open(file)
+    except Image.DecompressionBombError:
+        file.seek(0)
+        head = file.read(16)
+        for name in Image.ID:
+            factory, accept = Image.OPEN[name]
+            if accept is not None and accept(head) is True:
+                file.seek(0)
+                with contextlib.suppress(SyntaxError):  # how a plugin says that the file isn't its own
+                    return factory(file, "")
+        raise
 
 
 def is_heif(source: bytes | BinaryIO) -> bool:
@@ -144,34 +176,55 @@ def _check_pixels(size: tuple[int, int], limit: int) -> None:
 def _to_rgb(image: Image.Image, size: tuple[int, int], policy: Policy) -> Decoded:
     _check_pixels(image.size, policy.pixel_limit)
     flags = ["first-frame"] if getattr(image, "n_frames", 1) > 1 else []
+    stated = image.size  # smaller than `size` for a JPEG that is decoded scaled down
     try:
         image.load()
     except OSError as error:
-        if not (policy.allow_truncated and isinstance(image, ImageFile.ImageFile) and "truncated" in str(error)):
+        cut = "truncated" in str(error).lower()
+        if not (policy.allow_truncated and isinstance(image, ImageFile.ImageFile) and cut):
             raise
         image.tile = []  # what was decoded so far counts as the whole; Pillow's own switch for this is global
         flags.append("truncated")
-    image = ImageOps.exif_transpose(image)
-    turned = image.size != size and (image.size[0] > image.size[1]) != (size[0] > size[1])
-    width, height = size[::-1] if turned else size
+    turn = _orientation(image)
+    width, height = size if stated != size else image.size  # Pillow has turned some TIFF files by now
+    if turn >= 5:
+        width, height = height, width
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _scale_depth(image)
+    if turn in TURNS:
+        image = image.transpose(TURNS[turn])
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*policy.background, 255)), image)
     return Decoded(image.convert("RGB"), width, height, tuple(flags))
 
 
+def _orientation(image: Image.Image) -> int:
+    """The EXIF (or XMP) orientation, 1 to 8; 1 where there is none that makes sense."""
+    try:
+        turn = image.getexif().get(0x0112, 1)  # TIFF 6.0, tag 274
+    except Exception:  # damaged metadata; the pixels may be whole
+        return 1
+    return turn if turn in TURNS else 1
+
+
 def _scale_depth(image: Image.Image) -> Image.Image:
-    """8-bit grey from 16-bit integers, 32-bit integers or floats; what fits 8 bits or 0…1 as it is keeps its scale."""
-    values = np.asarray(image, dtype=np.float64)
-    if image.mode.startswith("I;16") or (image.mode == "I" and values.max(initial=0) <= 65535):
-        top = 65535.0
-    elif image.mode == "F" and values.max(initial=0) <= 1:
-        top = 1.0
+    """8-bit grey from integers of more bits or from floats; what fits 8 bits or 0…1 as it is keeps its scale."""
+    values = np.asarray(image).astype(np.float32)
+    finite = np.where(np.isfinite(values), values, 0)
+    low, high = min(float(finite.min()), 0.0), float(finite.max())
+    if image.mode.startswith("I;16"):
+        bits = getattr(image, "tag_v2", {}).get(258, (16,))[
+            0
+        ]  # TIFF: BitsPerSample; a 12-bit picture fills 12 of the 16
+        top = 2.0 ** (bits if 8 < bits < 16 and high < 2**bits else 16) - 1
+    elif image.mode == "I":
+        top = 65535.0 if low == 0 and high <= 65535 else high
+    elif low == 0 and high <= 255:
+        top = 1.0 if high <= 1 else 255.0
     else:
-        top = 255.0 if values.max(initial=0) <= 255 else float(values.max())
-    grey = Image.fromarray(np.clip(values * (255 / top), 0, 255).round().astype(np.uint8))
+        top = high
+    grey = Image.fromarray(((finite - low) * (255 / ((top - low) or 1))).clip(0, 255).round().astype(np.uint8))
     if isinstance(hidden := image.info.get("transparency"), int):  # PNG may name one grey value that isn't to be seen
         grey.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
     return grey

@@ -16,7 +16,7 @@ from sslzoo.images.sources.folder import FileReader, FolderReader, RemoteFolderR
 from sslzoo.images.sources.item import Item, Reader, Summary
 from sslzoo.images.sources.location import file_system, is_url
 from sslzoo.images.sources.memory import MemoryReader
-from sslzoo.images.sources.table import DatasetReader, ParquetReader
+from sslzoo.images.sources.table import DatasetReader, ParquetReader, holds_images
 
 __all__ = ["Item", "Reader", "Source", "Summary", "class_names", "discover", "open_source", "parts", "split"]
 
@@ -28,7 +28,7 @@ Source = Any  # a path or URL, a list of inputs, or a datasets.Dataset
 def open_source(source: Source) -> Reader:
     """The reader of a source; raises InputError at once when there is nothing of that name.
 
-    - a folder: every image below it (or, where it holds Parquet files at its top, those);
+    - a folder: every image below it (or, where it holds Parquet files of images at its top, those);
     - a file: an image, a tar, a zip, a Parquet file, or a .txt with one path a line ("-": such a list on stdin);
     - a pattern: `photos/**/*.jpg`, or `shards/{000..099}.tar`;
     - a URL that fsspec opens (s3://, https://, memory:// …), of a folder or of any of these files;
@@ -43,16 +43,20 @@ def open_source(source: Source) -> Reader:
     if not isinstance(source, str | Path):
         return MemoryReader([source])
     if source == "-":
-        return _of_list([line.rstrip("\n") for line in sys.stdin if line.strip()])
+        return _of_list(_lines(getattr(sys.stdin, "buffer", sys.stdin).read()))
     if isinstance(source, str) and is_url(source):
         return _of_url(source)
     path = Path(source)
     if path.is_dir():
         shards = sorted(path.glob("*.parquet"))
-        return _Chain([ParquetReader(shard) for shard in shards]) if shards else FolderReader(path)
+        return _Chain([ParquetReader(shard) for shard in shards]) if holds_images(shards) else FolderReader(path)
     if path.exists():
         return _of_file(path)
-    if matches := sorted(match for pattern in expand(str(source)) for match in glob.glob(pattern, recursive=True)):
+    named = expand(str(source))
+    found = [glob.glob(pattern, recursive=True) for pattern in named]
+    if any(found) and (lost := [name for name, matches in zip(named, found, strict=True) if not matches]):
+        raise InputError(f"{lost[0]} does not exist, one of {len(named)} that {source} stands for; name those that do")
+    if matches := sorted(itertools.chain.from_iterable(found)):
         return _of_list([match for match in matches if not Path(match).is_dir()] or [Path(match) for match in matches])
     raise InputError(
         f"{source} does not exist; name a folder of images, an image, a tar, zip or Parquet file, or a pattern"
@@ -100,8 +104,15 @@ def _of_file(location: str | Path, *, prefix: str = "") -> Reader:
     if name.endswith(".parquet"):
         return ParquetReader(location)
     if name.endswith(LISTS) and isinstance(location, Path):
-        return _of_list([line for line in location.read_text(encoding="utf-8").splitlines() if line.strip()])
+        return _of_list(_lines(location.read_bytes()))
     return FileReader([str(location)]) if isinstance(location, str) else _NamedFile(location)
+
+
+def _lines(text: bytes | str) -> list[str]:
+    """The lines of a list of paths, whatever ends them; names that aren't UTF-8 stay what they are."""
+    if isinstance(text, bytes):
+        text = text.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
 
 
 def _of_url(url: str) -> Reader:

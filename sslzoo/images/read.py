@@ -56,8 +56,9 @@ def pixels(
         source = item.open()
     except ImageError as error:
         return error
-    except OSError as error:
-        return ImageError(f"can't be opened: {error.strerror or error}", item.id)
+    except Exception as error:  # a damaged archive can raise anything, and must not stop a run
+        cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return ImageError(f"can't be opened: {cause}", item.id)
     try:
         decoded = decode(source, name=item.id, target=preprocess.resize, policy=policy)
         return resize_crop(decoded.image, preprocess), decoded

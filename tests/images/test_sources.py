@@ -3,9 +3,12 @@
 import functools
 import http.server
 import io
+import os
+import shutil
 import sys
 import tarfile
 import threading
+import warnings
 import zipfile
 
 import numpy as np
@@ -15,9 +18,11 @@ import pytest
 from PIL import Image
 
 import sslzoo
-from sslzoo.errors import InputError
+from sslzoo.errors import ImageError, InputError
 from sslzoo.images.decode import decode
 from sslzoo.images.discover import Summary, discover, expand, open_source
+from sslzoo.images.read import read
+from sslzoo.images.sources import location
 
 
 def png(value):
@@ -213,3 +218,110 @@ def test_a_tar_of_the_current_folder(tmp_path):
     make_tar(tmp_path / "plain.tar", FILES)
     dotted, plain = ([i.id for i in discover(tmp_path / name, Summary())] for name in ("dot.tar", "plain.tar"))
     assert len(dotted) == len(plain) > 0
+
+
+def failures(items):
+    """The ids that can't be opened, with the reasons."""
+    preprocess = sslzoo.Preprocess(8, 8)
+    return {item.id: result.reason for item, result in read(items, preprocess) if isinstance(result, ImageError)}
+
+
+def test_a_shard_that_breaks_off_is_a_failure_and_the_others_go_on(tmp_path):
+    names = {f"{i}.png": png(i) for i in range(6)}
+    for shard in range(3):
+        make_tar(tmp_path / f"s-{shard}.tar", names)
+    whole = (tmp_path / "s-0.tar").read_bytes()
+    (tmp_path / "s-1.tar").write_bytes(whole[: 2 * 1024 + 540])  # two members, and half of the third
+    items = list(discover(str(tmp_path / "s-{0..2}.tar")))
+    assert [item.id for item in items if item.id.startswith("s-2")] == [f"s-2.tar/{name}" for name in names]
+    assert failures(items).keys() == {"s-1.tar", "s-1.tar/2.png"}
+    (tmp_path / "s-1.tar").write_bytes(b"garbage" * 100)
+    items = list(discover(str(tmp_path / "s-{0..2}.tar")))
+    assert len(items) == 13
+    assert "can't be read" in failures(items)["s-1.tar"]
+    (tmp_path / "s-1.tar").unlink()
+    with pytest.raises(InputError, match=r"s-1\.tar does not exist, one of 3"):
+        discover(str(tmp_path / "s-{0..2}.tar"))
+
+
+def test_links_inside_a_tar_are_counted(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, kind in (("a.png", tarfile.REGTYPE), ("b.png", tarfile.LNKTYPE), ("c.png", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.png"
+            info.size = len(png(1)) if kind == tarfile.REGTYPE else 0
+            tar.addfile(info, io.BytesIO(png(1)))
+    summary = Summary()
+    assert [item.id for item in discover(tmp_path / "x.tar", summary)] == ["a.png"]
+    assert summary.left_out == {"link inside an archive": 2}
+
+
+def test_members_of_a_zip_that_cannot_be_read_are_failures(tmp_path):
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        warnings.simplefilter("ignore")  # about the second of one name
+        for name, value in (("a.png", 1), ("a.png", 2), ("encrypted.png", 3), ("damaged.png", 4)):
+            archive.writestr(name, png(value))
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    for header in (data.find(b"encrypted.png") - 30 + 6, data.rfind(b"encrypted.png") - 46 + 8):
+        data[header] |= 1  # APPNOTE 4.4.4: bit 0 says that the member is encrypted
+    data[data.find(b"damaged.png") + 40] ^= 255
+    (tmp_path / "x.zip").write_bytes(data)
+    items = list(discover(tmp_path / "x.zip"))
+    reasons = failures(items)
+    assert reasons.keys() == {"encrypted.png", "damaged.png"}
+    assert "password" in reasons["encrypted.png"]
+    assert [red for _, _, red in reds(items[:2])] == [1, 2]  # each has its own pixels
+
+
+def test_what_is_too_large_to_be_an_image_is_not_read(tmp_path, monkeypatch):
+    with (tmp_path / "sparse.jpg").open("wb") as file:
+        file.truncate(3 << 30)
+    monkeypatch.setattr(location, "FILE_LIMIT", 10_000)
+    files = {"zeros.png": bytes(20_000), "z.png": png(1)}
+    make_tar(tmp_path / "x.tar", files)
+    make_tar(tmp_path / "x.tar.gz", files, "w:gz")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("zeros.png", files["zeros.png"])
+    for name in ("sparse.jpg", "x.tar", "x.tar.gz", "x.zip"):
+        [reason] = failures(discover(tmp_path / name)).values()
+        assert "bytes are more than an image has" in reason
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices are POSIX's")
+def test_pipes_and_devices_are_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "broken.png").symlink_to("nowhere")
+    summary = Summary()
+    assert [item.id for item in discover(tmp_path, summary)] == ["broken.png"]
+    assert summary.left_out == {"not a regular file": 2}
+    named = [tmp_path / "pipe.png", tmp_path / "zero.png", tmp_path]
+    assert list(failures(discover(named)).values()) == ["not a regular file", "not a regular file", "a folder"]
+
+
+def test_lists_from_anywhere(folder, tmp_path):
+    lines = [folder / "a" / "1.png", tmp_path / "caf\udce9.png"]
+    shutil.copy(lines[0], lines[1])
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + b"".join(os.fsencode(line) + b"\r\n" for line in lines))
+    assert [red for _, _, red in reds(discover(tmp_path / "list.txt"))] == [1, 1]
+
+
+def test_a_damaged_table_is_read_up_to_the_damage(tmp_path):
+    noise = np.random.default_rng(0)
+    cells = [{"bytes": png(i) + noise.bytes(500), "path": None} for i in range(200)]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "t.parquet", row_group_size=20, compression="snappy")
+    data = bytearray((tmp_path / "t.parquet").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4000] = bytes(4000)
+    (tmp_path / "t.parquet").write_bytes(data)
+    items = list(discover(tmp_path / "t.parquet"))
+    assert 40 < len(items) < 120
+    [(name, reason)] = failures(items).items()
+    assert name == f"t.parquet/{len(items) - 1}"
+    assert "from here on" in reason
+
+
+def test_a_folder_of_images_may_hold_a_table_of_something_else(folder):
+    pq.write_table(pa.table({"x": [1]}), folder / "notes.parquet")
+    assert reds(discover(folder)) == EXPECTED
+    pq.write_table(pa.table({"path": pa.array(["a/1.png"], pa.large_string())}), folder / "notes.parquet")
+    assert reds(discover(folder)) == [("a/1.png", None, 1)]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from sslzoo.errors import InputError
+from sslzoo.errors import ImageError, InputError
 from sslzoo.images.sources.item import Item, Summary, is_hidden, is_image_name
-from sslzoo.images.sources.location import opener
+from sslzoo.images.sources.location import check_bytes, opener
 
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -36,11 +38,15 @@ class TarReader:
         """The images in the file's order."""
         direct = isinstance(self.location, Path) and self.location.suffix == ".tar"
         group: list[Item] = []
-        key, label = "", None
+        key, label, some = "", None, False
         try:
             with self.open() as file, tarfile.open(fileobj=file, mode="r:" if direct else "r|*") as tar:
-                for member in tar:
+                while (member := tar.next()) is not None:
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
+                    some = True
                     if not member.isfile():
+                        if not member.isdir():
+                            summary.count("link inside an archive")
                         continue
                     folder, _, name = member.name.rpartition("/")
                     if (present := f"{folder}/{name.partition('.')[0]}") != key:
@@ -55,12 +61,19 @@ class TarReader:
                     else:
                         group.append(Item(self.prefix + member.name, self._opening(tar, member, direct=direct)))
                 yield from _labelled(group, label)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise InputError(f"{self.location} can't be read as a tar file ({error}); is it whole?") from None
+        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            if not some and not self.prefix:
+                raise InputError(f"{self.location} can't be read as a tar file ({error}); is it whole?") from None
+            yield from _labelled(group, label)
+            yield _broken(self, f"the archive can't be read further: {error}")
 
     def _opening(self, tar: tarfile.TarFile, member: tarfile.TarInfo, *, direct: bool) -> Callable[[], bytes]:
-        if direct:
+        if direct and not member.issparse():
             return partial(_read_at, self.open, member.offset_data, member.size)  # holds nothing of the tar itself
+        try:
+            check_bytes(member.size)
+        except ImageError as error:
+            return partial(_fail, error.reason)
         data = (tar.extractfile(member) or _EMPTY).read()
         return lambda: data
 
@@ -74,9 +87,20 @@ _EMPTY = _Empty()
 
 
 def _read_at(open_: Callable[[], BinaryIO], offset: int, size: int) -> bytes:
+    check_bytes(size)
     with open_() as file:
         file.seek(offset)
         return file.read(size)
+
+
+def _fail(reason: str) -> bytes:
+    raise ImageError(reason)
+
+
+def _broken(archive: TarReader | ZipReader, reason: str) -> Item:
+    """A failure under the archive's own name, which stands for whatever else it held."""
+    name = archive.prefix.removesuffix("/") or str(archive.location).rsplit("/", 1)[-1]
+    return Item(name, partial(_fail, reason))
 
 
 def _labelled(group: list[Item], label: str | None) -> Iterator[Item]:
@@ -92,7 +116,7 @@ class ZipReader:
     def __init__(self, location: str | Path, prefix: str = "") -> None:
         self.location, self.prefix = location, prefix
 
-    def _names(self, archive: zipfile.ZipFile, summary: Summary) -> Iterator[str]:
+    def _members(self, archive: zipfile.ZipFile, summary: Summary) -> Iterator[zipfile.ZipInfo]:
         for info in archive.infolist():
             if info.is_dir():
                 continue
@@ -101,18 +125,24 @@ class ZipReader:
             elif not is_image_name(info.filename):
                 summary.count("not an image's extension")
             else:
-                yield info.filename
+                yield info
 
     def count(self) -> int | None:
         """From the zip's table of contents."""
-        return sum(1 for _ in self._names(self._archive(), Summary()))
+        return sum(1 for _ in self._members(self._archive(), Summary()))
 
     def items(self, summary: Summary) -> Iterator[Item]:
         """The images in the order of the table of contents."""
-        archive = self._archive()  # stays open until the last item is read, so it is closed by its last user
-        for name in self._names(archive, summary):
-            label = name.split("/")[0] if "/" in name else None
-            yield Item(self.prefix + name, _member(archive, name), label)
+        try:
+            archive = self._archive()  # stays open until the last item is read, so it is closed by its last user
+        except InputError as error:
+            if not self.prefix:
+                raise
+            yield _broken(self, str(error))
+            return
+        for info in self._members(archive, summary):
+            folder, slash, _ = info.filename.partition("/")
+            yield Item(self.prefix + info.filename, _member(archive, info), folder if slash else None)
 
     def _archive(self) -> zipfile.ZipFile:
         try:
@@ -121,5 +151,9 @@ class ZipReader:
             raise InputError(f"{self.location} can't be read as a zip file ({error}); is it whole?") from None
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> Callable[[], bytes]:
-    return lambda: archive.read(name)  # zipfile takes turns by itself when threads read at once
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], bytes]:
+    def read() -> bytes:
+        check_bytes(info.file_size)
+        return archive.read(info)  # zipfile takes turns by itself when threads read at once
+
+    return read  # by its entry, not by its name: a zip file may have several of one name

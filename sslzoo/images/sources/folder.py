@@ -56,7 +56,7 @@ def _walk(folder: str | Path, seen: set[tuple[int, int]], summary: Summary) -> I
             yield from _walk(entry.path, seen, summary)
         elif not is_image_name(entry.name):
             summary.count("not an image's extension")
-        elif not entry.is_file() and not entry.is_symlink():
+        elif not entry.is_file() and os.path.exists(entry.path):  # a pipe or a device, or a link to one
             summary.count("not a regular file")
         elif entry.is_symlink() and _seen_file(entry, seen):
             summary.count("link to a file that was seen")

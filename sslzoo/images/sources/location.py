@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sslzoo.errors import InputError
+from sslzoo.errors import ImageError, InputError
+
+FILE_LIMIT = 1 << 30  # bytes; what is larger is no picture that could be decoded, and reading it would fill the memory
 
 
 def is_url(source: str) -> bool:
@@ -24,14 +28,26 @@ def opener(location: str | Path) -> Callable[[], BinaryIO]:
 
 
 def contents(location: str | Path) -> Callable[[], bytes]:
-    """A function that reads the whole file."""
+    """A function that reads the whole file; it raises ImageError for what is no regular file, or no image by its size."""
     open_ = opener(location)
+    remote = isinstance(location, str) and is_url(location)
 
     def read() -> bytes:
+        if not remote:  # a pipe or a device would never end
+            facts = os.stat(location)
+            if not stat.S_ISREG(facts.st_mode):
+                raise ImageError("a folder" if stat.S_ISDIR(facts.st_mode) else "not a regular file", str(location))
+            check_bytes(facts.st_size)
         with open_() as file:
             return file.read()
 
     return read
+
+
+def check_bytes(size: int) -> None:
+    """Raises ImageError for a file of more bytes than any image has."""
+    if size > FILE_LIMIT:
+        raise ImageError(f"{size:,} bytes are more than an image has (the limit is {FILE_LIMIT:,})")
 
 
 def file_system(url: str) -> tuple[Any, str]:

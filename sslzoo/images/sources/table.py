@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,14 +42,21 @@ class ParquetReader:
         self.columns: Mapping[str, str] = _plain_columns(schema, {self.image, "label"})
         self.wanted = [name for name in schema.names if name in (self.image, "label") or name in self.columns]
 
+    def __reduce__(self) -> tuple[type[ParquetReader], tuple[str | Path]]:
+        return ParquetReader, (self.location,)  # in another process the file is opened anew
+
     def count(self) -> int | None:
         """From the file's metadata."""
         return int(self.file.metadata.num_rows)
 
     def items(self, summary: Summary) -> Iterator[Item]:
         """One item a row, in order; the pixels of at most 64 rows are held at a time."""
-        for row, values in enumerate(self._rows(self.file.iter_batches(64, columns=self.wanted))):
-            yield self._item(row, values)
+        row = -1
+        try:
+            for row, values in enumerate(self._rows(self.file.iter_batches(64, columns=self.wanted))):
+                yield self._item(row, values)
+        except OSError as error:  # Arrow's for damaged data
+            yield Item(f"{self.name}/{row + 1}", _Unreadable(f"the table can't be read from here on: {error}"))
 
     @property
     def groups(self) -> list[int]:
@@ -118,6 +126,29 @@ class DatasetReader:
             )
 
 
+@dataclass(frozen=True)
+class _Unreadable:
+    reason: str
+
+    def __call__(self) -> Opened:
+        raise ImageError(self.reason)
+
+
+def holds_images(files: Sequence[Path]) -> bool:
+    """Whether these Parquet files are shards of images: there is one, and the first has a column for them."""
+    import pyarrow.parquet as pq
+
+    if not files:
+        return False
+    try:
+        _image_column(pq.read_schema(files[0]), str(files[0]))
+    except InputError:
+        return False
+    except Exception:
+        return True  # damaged: whoever reads it will say so
+    return True
+
+
 def _image_column(schema: pa.Schema, location: str) -> tuple[str, bool]:
     import pyarrow as pa
 
@@ -131,7 +162,7 @@ def _image_column(schema: pa.Schema, location: str) -> tuple[str, bool]:
         if holds_bytes(schema.field(name).type):
             return name, False
     for name in PATH_NAMES + IMAGE_NAMES:
-        if name in schema.names and pa.types.is_string(schema.field(name).type):
+        if name in schema.names and schema.field(name).type in (pa.string(), pa.large_string()):
             return name, True
     has = ", ".join(schema.names)
     raise InputError(
