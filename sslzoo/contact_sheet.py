@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sslzoo.errors import ImageError
-from sslzoo.images.decode import decode
+from sslzoo.images.decode import DEFAULT
+from sslzoo.thumbnails import image_file, small_jpeg
 
 THUMBNAIL = 160  # px, the longer side
 STYLE = """body{font:14px system-ui,sans-serif;margin:24px;background:#fff;color:#222}h2{font-size:16px;margin:28px 0 8px;
@@ -53,16 +52,8 @@ def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Picture]]], man
 
 def thumbnail(id_: str, manifest: Mapping[str, Any]) -> str:
     """A small JPEG in base64, or nothing when the image isn't there (any more) or was not a file."""
-    root = Path(manifest.get("source", ""))
-    path = root / id_ if root.is_dir() else root
-    # an id never leads out of its source, whatever a manifest from elsewhere says
-    if not path.is_file() or (root.is_dir() and not path.resolve().is_relative_to(root.resolve())):
-        return ""
+    path = image_file(id_, manifest)
     try:
-        image = decode(path.read_bytes(), name=id_, target=THUMBNAIL).image
+        return "" if path is None else base64.b64encode(small_jpeg(path, THUMBNAIL, DEFAULT)).decode()
     except (ImageError, OSError):
         return ""
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode()

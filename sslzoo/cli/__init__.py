@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sslzoo import __version__
-from sslzoo.cli import embedding, evaluation, making, searching, sorting, zoo
+from sslzoo.cli import embedding, evaluation, making, searching, showing, sorting, zoo
 from sslzoo.errors import SslzooError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ for command in (
     searching.search,
     sorting.dedup,
     sorting.cluster,
+    showing.demo,
     making.convert,
     making.push,
 ):
