@@ -112,7 +112,7 @@ class Photos:
             read = pixels(Item("the picture", lambda: image), run.spec.preprocess, self.policy)
             if isinstance(read, ImageError):
                 raise read
-            return run(read[0][None])[0]
+            return run(np.stack([read[0]]))[0]
 
     @property
     def agreement_possible(self) -> bool:

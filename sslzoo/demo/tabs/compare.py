@@ -30,7 +30,6 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
             label=f"Encoders, two to {MOST}; further ones are under Models",
             elem_id="encoders",
         )
-    with gr.Row(elem_classes="controls"):
         button = gr.Button("Compare", variant="primary", scale=0, min_width=140, elem_id="compare-button")
     columns = gr.HTML(
         html.empty("What does each method find similar?", "Choose encoders and press Compare."),
@@ -40,7 +39,7 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     )
 
     @said
-    def compare(names: list[str], request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+    def side_by_side(names: list[str], request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         query = demo.sessions.get(request.session_hash or "")
         if query is None:
             query = sessions.from_row(demo.photos, int(demo.photos.rows[0]))
@@ -55,7 +54,7 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> str:
         demo.pick(event, request)
-        return compare(names, request, progress)
+        return side_by_side(names, request, progress)
 
     @said
     def compare_by_id(id: str, encoders: list[str], k: int = SHOWN) -> list[dict[str, Any]]:
@@ -76,8 +75,8 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
         now = demo.shelf.ready
         return gr.CheckboxGroup(now, value=[name for name in names if name in now])
 
-    opened.select(offer, chosen, chosen, **PRIVATE).then(compare, chosen, columns, **PRIVATE)
-    button.click(compare, chosen, columns, **PRIVATE)
+    opened.select(offer, chosen, chosen, **PRIVATE).then(side_by_side, chosen, columns, **PRIVATE)
+    button.click(side_by_side, chosen, columns, **PRIVATE)
     columns.pick(pick, chosen, columns, **PRIVATE)
     gr.api(compare_by_id, api_name="compare")
 

@@ -40,8 +40,8 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
         found = find(demo.photos.index, float(threshold))
         return [{"ids": g.ids, "sizes": g.sizes, "scores": [round(s, 6) for s in g.scores]} for g in found]
 
-    for event in (opened.select, threshold.release):
-        event(look, threshold, groups, **PRIVATE)
+    opened.select(look, threshold, groups, **PRIVATE)
+    threshold.change(look, threshold, groups, trigger_mode="always_last", **PRIVATE)
     view.follow(groups.pick)
     gr.api(duplicates, api_name="duplicates")
 

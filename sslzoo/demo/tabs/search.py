@@ -122,7 +122,7 @@ def tab(demo: Demo, tabs: gr.Tabs) -> View:
     panel.crop(crop, [k, threshold], both, **PRIVATE)
     panel.clear(clear, None, [*both, shown], **PRIVATE)
     for slider in (k, threshold):
-        slider.release(slide, [k, threshold], results, **PRIVATE)
+        slider.change(slide, [k, threshold], results, trigger_mode="always_last", **PRIVATE)
     api_button.click(search, [picker, k, threshold], api_result, api_name="search")
     gr.api(search_by_id, api_name="search_by_id")
     return View(go, [k, threshold], [*both, tabs])
