@@ -156,9 +156,9 @@ class Uploads:
             self._delete(path, older_than=2)
 
     def sweep(self) -> None:
-        """Deletes every upload that is older than `seconds`."""
-        for path in self.folder.rglob("*"):
-            if path.is_file():
+        """Deletes every upload that is older than `seconds`, those that were broken off among them."""
+        for entry in _inside(self.folder):
+            for path in _inside(entry) or [entry]:
                 self._delete(path, older_than=self.seconds)
 
     def sweep_for_ever(self) -> None:
@@ -179,3 +179,11 @@ class Uploads:
                 path.parent.rmdir()
         except OSError:
             pass  # gone already, or its folder holds another name of the same picture
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing when it is gone, or is a file."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

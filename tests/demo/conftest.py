@@ -1,11 +1,15 @@
 """A running demo over a folder with awkward names, and a real browser: Debian's chromium, driven by Playwright."""
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -49,42 +53,62 @@ def embedded(collection):
     return out
 
 
-@pytest.fixture(scope="session")
-def server(embedded):
-    from sslzoo.demo.server import Server
+class Running:
+    """`sslzoo demo …` in a process of its own, as users run it; `url` is where, `uploads` where it keeps these."""
 
-    with Server(embedded, port=free_port(), device="cpu") as running:
-        running.warm()
-        yield running
+    def __init__(self, folder, *arguments, program=("-m", "sslzoo", "demo"), cwd=None, env=None):
+        self.folder = folder
+        self.log = folder / "log"
+        command = [sys.executable, *program, *map(str, arguments)]
+        env = (os.environ if env is None else env) | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, cwd=cwd or folder, stdout=log, stderr=subprocess.STDOUT, env=env)
+        for _ in range(600):
+            if found := re.search(r"^http://\S+$", self.log.read_text(), re.M):
+                break
+            assert self.process.poll() is None, f"it ended: {self.log.read_text()}"
+            time.sleep(0.1)
+        else:
+            raise AssertionError(f"no address within a minute: {self.log.read_text()}")
+        self.url = found[0]
+
+    @property
+    def uploads(self):
+        return next(self.folder.glob("sslzoo-demo-*"))
+
+    @cached_property
+    def photo(self):
+        with urllib.request.urlopen(self.url, timeout=20) as page:
+            return re.search(rb"photo/[\w-]+", page.read())[0].decode()
+
+    def close(self):
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(embedded, tmp_path_factory):
+    running = Running(tmp_path_factory.mktemp("server"), embedded, "--port", free_port(), "--device", "cpu")
+    yield running
+    running.close()
 
 
 @pytest.fixture
-def started(tmp_path):
-    """Starts `sslzoo demo …` in a process of its own and gives its address; what it printed is in `started.printed`."""
+def start(tmp_path):
+    """Starts further ones."""
     running = []
 
-    def start(*arguments, program=("-m", "sslzoo", "demo"), cwd=tmp_path, env=None):
-        port = [] if env and "GRADIO_SERVER_PORT" in env else ["--port", str(free_port())]
-        process = subprocess.Popen(
-            [sys.executable, *program, *map(str, arguments), *(port if program[0] == "-m" else [])],
-            cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
-        )  # fmt: skip
-        running.append(process)
-        start.printed = ""
-        for line in process.stdout:
-            start.printed += line
-            if line.startswith("http://"):
-                return line.strip()
-        raise AssertionError(f"it ended: {start.printed}")
+    def start(*arguments, **options):
+        running.append(Running(tmp_path, *arguments, **options))
+        return running[-1]
 
     yield start
-    for process in running:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        process.stdout.close()
+    for each in running:
+        each.close()
 
 
 def free_port():

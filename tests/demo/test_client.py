@@ -16,11 +16,9 @@ from sklearn.decomposition import PCA
 
 import sslzoo
 from sslzoo.search import search_images
+from tests.demo.conftest import free_port
 
-pytestmark = [
-    pytest.mark.xdist_group("demo"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # inside gradio, by a pandas newer than it knows
-]
+pytestmark = pytest.mark.xdist_group("demo")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +44,7 @@ def get(server, path, host=None, headers=None):
 
 
 def photo(server, row, size=320):
-    return f"/{server.demo.photo_url}/{row}/{size}"
+    return f"/{server.photo}/{row}/{size}"
 
 
 def test_search_is_the_librarys(client, embedded, collection, picture_file):
@@ -148,16 +146,16 @@ def trap():
 @pytest.mark.parametrize("path", PATHS)
 def test_no_path_or_address_is_opened(server, collection, trap, path):
     port, asked = trap
-    facts = {"uploads": server.uploads.folder, "collection": collection, "port": port, "photo": server.demo.photo_url}
+    facts = {"uploads": server.uploads, "collection": collection, "port": port, "photo": server.photo}
     status, _, body = get(server, path.format(**facts, package=sslzoo.__path__[0]))
     assert status in (400, 403, 404, 405), body[:200]
     assert b"root:" not in body and len(body) < 2000
     assert not asked
 
 
-def test_only_photos_of_the_collection_are_served(server, collection):
-    bank = server.photos
-    status, headers, body = get(server, photo(server, bank.row_of["circles/0.jpg"]))
+def test_only_photos_of_the_collection_are_served(server, collection, embedded):
+    row_of = sslzoo.open_embeddings(embedded).rows
+    status, headers, body = get(server, photo(server, row_of["circles/0.jpg"]))
     assert (status, headers["content-type"].split(";")[0]) == (200, "image/jpeg")
     assert body[:2] == b"\xff\xd8"
     # a link that leads out of the folder, and a photo that a link has taken the place of
@@ -167,7 +165,7 @@ def test_only_photos_of_the_collection_are_served(server, collection):
     place.symlink_to(collection.parent / "secret.jpg")
     try:
         for name in ("circles/link.jpg", "bars/5.jpg"):
-            status, headers, body = get(server, photo(server, bank.row_of[name], 1024))
+            status, headers, body = get(server, photo(server, row_of[name], 1024))
             assert (status, headers["content-type"].split(";")[0]) == (200, "image/svg+xml")
             assert b"not found" in body
     finally:
@@ -180,7 +178,7 @@ def test_only_photos_of_the_collection_are_served(server, collection):
 )
 def test_a_client_cannot_name_a_file_or_address(server, collection, trap, where):
     port, asked = trap
-    path = where.format(collection=collection, port=port, uploads=server.uploads.folder)
+    path = where.format(collection=collection, port=port, uploads=server.uploads)
     file = {"path": path, "url": path, "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
     for data in ([file, 5, 0.0], [None, file, 0.0]):
         answer = call(server, "search", data)
@@ -227,7 +225,7 @@ def test_uploads_have_a_size_limit(server):
         pass  # it hung up before the end, which is as well
     finally:
         connection.close()
-    assert not [path for path in server.uploads.folder.rglob("*") if path.is_file() and path.stat().st_size > 20 << 20]
+    assert not [path for path in server.uploads.rglob("*") if path.is_file() and path.stat().st_size > 20 << 20]
 
 
 def test_uploads_have_a_pixel_limit(client, tmp_path):
@@ -252,8 +250,8 @@ def test_the_browser_is_told_to_ask_no_other_host(server):
         assert "default-src 'self'" in policy and "http" not in policy and "*" not in policy
 
 
-def test_a_login_guards_pages_pictures_and_endpoints(embedded, started):
-    url = started(embedded, "--auth", "me:secret")
+def test_a_login_guards_pages_pictures_and_endpoints(embedded, start):
+    url = start(embedded, "--port", free_port(), "--auth", "me:secret").url
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     assert get(url, "/config")[0] == 401
     assert get(url, "/gradio_api/info")[0] == 401
@@ -271,15 +269,3 @@ def test_a_login_guards_pages_pictures_and_endpoints(embedded, started):
     picture = re.search(rb"photo/[\w-]+/0/320", page)[0].decode()
     assert get(url, f"/{picture}", headers=login)[0] == 200
     assert get(url, f"/{picture}")[0] == 404
-
-
-def test_uploads_of_clients_are_swept(server, client, picture_file):
-    client.predict(handle_file(str(picture_file)), 1, 0.0, api_name="/search")
-    files = [path for path in server.uploads.folder.rglob("*") if path.is_file()]
-    assert files
-    server.uploads.seconds = 0
-    try:
-        server.uploads.sweep()
-    finally:
-        server.uploads.seconds = 120
-    assert not list(server.uploads.folder.rglob("*.png"))
