@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sslzoo.errors import ImageError
-from sslzoo.images.decode import decode
+from sslzoo.images.decode import DEFAULT
+from sslzoo.thumbnails import image_file, small_jpeg
 
 THUMBNAIL = 160  # px, the longer side
 STYLE = """body{font:14px system-ui,sans-serif;margin:24px;background:#fff;color:#222}h2{font-size:16px;margin:28px 0 8px;
@@ -43,7 +43,7 @@ def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Picture]]], man
         out.append(f'<h2>{html.escape(heading)}</h2><div class="row">')
         for picture in pictures:
             name, note = html.escape(picture.id), html.escape(picture.note)
-            data = thumbnail(picture.id, manifest) if picture.image is None else _jpeg(picture.image, picture.id)
+            data = thumbnail(picture.id, manifest) if picture.image is None else _jpeg(picture.image)
             shown = (
                 f'<img alt="{name}" src="data:image/jpeg;base64,{data}">'
                 if data
@@ -57,21 +57,12 @@ def contact_sheet(title: str, rows: Sequence[tuple[str, Sequence[Picture]]], man
 
 def thumbnail(id_: str, manifest: Mapping[str, Any]) -> str:
     """A small JPEG in base64, or nothing when the image isn't there (any more) or was not a file."""
-    root = Path(manifest.get("source", ""))
-    path = root / id_ if root.is_dir() else root
-    # an id never leads out of its source, whatever a manifest from elsewhere says
-    if not path.is_file() or (root.is_dir() and not path.resolve().is_relative_to(root.resolve())):
-        return ""
-    return _jpeg(path, id_)
+    path = image_file(id_, manifest)
+    return "" if path is None else _jpeg(path)
 
 
-def _jpeg(source: Path | bytes, name: str) -> str:
+def _jpeg(source: Path | bytes) -> str:
     try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
-        image = decode(data, name=name, target=THUMBNAIL).image
+        return base64.b64encode(small_jpeg(source, THUMBNAIL, DEFAULT)).decode()
     except (ImageError, OSError):
         return ""
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode()

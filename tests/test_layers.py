@@ -19,17 +19,17 @@ ORDER = [
     ["encoder", "pipeline", "plan"],
     ["distributed"],
     ["index", "evaluate", "labelled"],
-    ["transfer", "suites"],
+    ["transfer", "suites", "thumbnails"],
     ["search", "contact_sheet", "dedup", "cluster", "export_vectors", "baselines"],
-    ["verify"],
+    ["verify", "demo"],
     ["cli"],
     ["__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 LEVEL |= {"index": LEVEL["backends"], "evaluate": LEVEL["backends"]}  # they read Embeddings, never Encoder
 TORCH_FREE = (
-    "errors", "spec", "user_cache", "registry", "hub", "images", "embeddings", "index", "search", "contact_sheet", "dedup",
-    "cluster", "export_vectors", "cli",
+    "errors", "spec", "user_cache", "registry", "hub", "images", "embeddings", "index", "search", "thumbnails",
+    "contact_sheet", "dedup", "cluster", "export_vectors", "cli",
 )  # fmt: skip
 DOORS = {
     "faiss": "index",

@@ -110,8 +110,8 @@ def train(
     if world > 1 and recipe.sync_bn:
         norms.synchronize(method, device)
     if recipe.compile:
-        for part in method.children():
-            part.compile()  # in place, so that the checkpoint's names stay
+        for network in method.children():
+            network.compile()  # in place, so that the checkpoint's names stay
     model = distributed.parallel(method)
     optimizer = optim.build(method, recipe)
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))

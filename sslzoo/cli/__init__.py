@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sslzoo import __version__
-from sslzoo.cli import embedding, evaluation, making, searching, sorting, transferring, zoo
+from sslzoo.cli import embedding, evaluation, making, searching, showing, sorting, transferring, zoo
 from sslzoo.errors import SslzooError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ for command in (
     sorting.cluster,
     transferring.finetune,
     transferring.predict,
+    showing.demo,
     making.convert,
     making.push,
 ):

@@ -76,7 +76,7 @@ def embed(
         raise InputError("--engine ray makes a whole folder; leave out --update and --shard, or use --engine local")
     if format not in ("parquet", *formats.FORMATS):
         raise InputError(f"format is {format!r}; use parquet, {' or '.join(formats.FORMATS)}")
-    out = output or Path(_stem(source) + ".emb")
+    out = output or Path(stem(source) + ".emb")
     choices: dict[str, Any] = {
         "device": device,
         "precision": precision,
@@ -182,7 +182,7 @@ def _stop_on_interrupt() -> Callable[[], bool]:
     return lambda: bool(asked)
 
 
-def _stem(source: str) -> str:
+def stem(source: str) -> str:
     """The name of an input without folders, patterns or endings."""
     name = Path(source).resolve().name if Path(source).exists() else source.rstrip("/").rsplit("/", 1)[-1]
     name = name.split(".")[0] if not Path(source).is_dir() else name

@@ -1,0 +1,154 @@
+// The map: points on a canvas, photos where few are in sight. Drag moves, the wheel zooms, a click searches.
+const FEW = 150, SIDE = 46, NEAR = 14;
+let chart = null;
+
+function init() {
+  const root = element.querySelector('.chart');
+  if (!root || root === (chart && chart.root)) return;
+  const bytes = (name) => Uint8Array.from(atob(root.dataset[name]), (c) => c.charCodeAt(0)).buffer;
+  const old = chart;
+  chart = {
+    root, canvas: root.querySelector('canvas'), tip: root.querySelector('.tip'),
+    xy: new Uint16Array(bytes('xy')), colour: new Uint8Array(bytes('colour')), row: new Uint32Array(bytes('row')),
+    palette: root.dataset.palette.split(' '), images: old ? old.images : new Map(), names: old ? old.names : new Map(),
+    scale: 1, x: 0, y: 0, hover: -1,
+  };
+  for (const name of ['xy', 'colour', 'row']) root.removeAttribute(`data-${name}`);
+  new ResizeObserver(draw).observe(root);
+  listen(chart);
+  draw();
+}
+
+const pad = 30;
+function place(c, i) {
+  const w = c.canvas.clientWidth - 2 * pad, h = c.canvas.clientHeight - 2 * pad;
+  return [pad + (c.xy[2 * i] / 65535) * w * c.scale + c.x, pad + (1 - c.xy[2 * i + 1] / 65535) * h * c.scale + c.y];
+}
+
+function inSight(c) {
+  const w = c.canvas.clientWidth, h = c.canvas.clientHeight, found = [];
+  for (let i = 0; i < c.row.length; i++) {
+    const [x, y] = place(c, i);
+    if (x > -SIDE && y > -SIDE && x < w + SIDE && y < h + SIDE) found.push(i);
+  }
+  return found;
+}
+
+function image(c, i) {
+  const row = c.row[i];
+  if (!c.images.has(row)) {
+    const made = new Image();
+    made.onload = draw;
+    made.src = `${c.root.dataset.photo}/${row}/160`;
+    c.images.set(row, made);
+  }
+  const made = c.images.get(row);
+  return made.complete && made.naturalWidth ? made : null;
+}
+
+let waiting = false;
+function draw() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => { waiting = false; if (chart) paint(chart); });
+}
+
+function paint(c) {
+  const ratio = window.devicePixelRatio || 1, w = c.canvas.clientWidth, h = c.canvas.clientHeight;
+  if (!w) return;
+  c.canvas.width = w * ratio; c.canvas.height = h * ratio;
+  const pen = c.canvas.getContext('2d');
+  pen.scale(ratio, ratio);
+  const seen = inSight(c), photos = seen.length <= FEW, side = photos ? SIDE : Math.max(2, Math.min(6, 900 / Math.sqrt(seen.length) / 6));
+  c.photos = photos;
+  pen.globalAlpha = photos ? 1 : 0.75;
+  for (const i of seen) {
+    const [x, y] = place(c, i), colour = c.colour[i] === 255 ? '#94a3b8' : c.palette[c.colour[i]];
+    pen.fillStyle = colour;
+    if (!photos) { pen.fillRect(x - side / 2, y - side / 2, side, side); continue; }
+    pen.fillRect(x - side / 2 - 3, y - side / 2 - 3, side + 6, side + 6);
+    const picture = image(c, i);
+    if (picture) {
+      const cut = Math.min(picture.naturalWidth, picture.naturalHeight);
+      pen.drawImage(picture, (picture.naturalWidth - cut) / 2, (picture.naturalHeight - cut) / 2, cut, cut, x - side / 2, y - side / 2, side, side);
+    }
+  }
+  pen.globalAlpha = 1;
+  if (c.hover >= 0) {
+    const [x, y] = place(c, c.hover), r = (photos ? SIDE / 2 + 3 : side / 2 + 3);
+    pen.strokeStyle = getComputedStyle(c.root).color;
+    pen.lineWidth = 2;
+    pen.strokeRect(x - r, y - r, 2 * r, 2 * r);
+  }
+}
+
+function nearest(c, event) {
+  const area = c.canvas.getBoundingClientRect(), px = event.clientX - area.left, py = event.clientY - area.top;
+  let best = -1, least = (c.photos ? SIDE / 2 : NEAR) ** 2;
+  for (let i = 0; i < c.row.length; i++) {
+    const [x, y] = place(c, i), d = (x - px) ** 2 + (y - py) ** 2;
+    if (d <= least) { best = i; least = d; }
+  }
+  return best;
+}
+
+function zoom(c, factor, px, py) {
+  if (!factor) { c.scale = 1; c.x = 0; c.y = 0; return draw(); }
+  const scale = Math.min(200, Math.max(0.5, c.scale * factor)), by = scale / c.scale;
+  c.x = px - pad - (px - pad - c.x) * by;
+  c.y = py - pad - (py - pad - c.y) * by;
+  c.scale = scale;
+  draw();
+}
+
+function show(c, i) {
+  if (i === c.hover) return;
+  c.hover = i;
+  draw();
+  c.tip.classList.toggle('on', i >= 0);
+  if (i < 0) return;
+  const row = c.row[i], [x, y] = place(c, i), w = c.canvas.clientWidth;
+  c.tip.querySelector('img').src = `${c.root.dataset.photo}/${row}/320`;
+  c.tip.style.left = `${x > w / 2 ? x - 190 : x + 30}px`;
+  c.tip.style.top = `${Math.max(4, Math.min(c.canvas.clientHeight - 210, y - 90))}px`;
+  const text = c.tip.querySelector('span');
+  text.textContent = c.names.get(row) || '';
+  if (!c.names.has(row)) {
+    fetch(`${c.root.dataset.photo}/${row}/about`).then((answer) => answer.json()).then((facts) => {
+      c.names.set(row, facts.id);
+      if (c.hover === i) text.textContent = facts.id;
+    }).catch(() => {});
+  }
+}
+
+function listen(c) {
+  let held = null, moved = false;
+  c.canvas.addEventListener('wheel', (event) => {
+    event.preventDefault();
+    const area = c.canvas.getBoundingClientRect();
+    zoom(c, event.deltaY < 0 ? 1.2 : 1 / 1.2, event.clientX - area.left, event.clientY - area.top);
+  }, { passive: false });
+  c.canvas.addEventListener('pointerdown', (event) => {
+    held = [event.clientX - c.x, event.clientY - c.y]; moved = false;
+    c.canvas.setPointerCapture(event.pointerId);
+  });
+  c.canvas.addEventListener('pointermove', (event) => {
+    if (!held) return show(c, nearest(c, event));
+    const [x, y] = [event.clientX - held[0], event.clientY - held[1]];
+    if (Math.abs(x - c.x) + Math.abs(y - c.y) > 4) moved = true;
+    if (moved) { c.x = x; c.y = y; show(c, -1); draw(); }
+  });
+  c.canvas.addEventListener('pointerup', (event) => {
+    const i = held && !moved ? nearest(c, event) : -1;
+    held = null;
+    if (i >= 0) trigger('pick', { row: c.row[i] });
+  });
+  c.canvas.addEventListener('pointerleave', () => show(c, -1));
+  c.root.querySelector('.zoom').addEventListener('click', (event) => {
+    const factor = event.target.dataset.zoom;
+    if (factor !== undefined) zoom(c, Number(factor), c.canvas.clientWidth / 2, c.canvas.clientHeight / 2);
+  });
+}
+
+init();
+watch('value', init);

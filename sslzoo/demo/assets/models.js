@@ -1,0 +1,13 @@
+// Filtering the cards, and asking for an embedding.
+const filter = () => {
+  const words = element.querySelector('.filter input[type=search]').value.toLowerCase().split(/\s+/);
+  const ready = element.querySelector('.filter input[type=checkbox]').checked;
+  for (const card of element.querySelectorAll('details')) {
+    card.hidden = !words.every((word) => card.dataset.words.includes(word)) || (ready && card.dataset.ready === '0');
+  }
+};
+element.addEventListener('input', filter);
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('.embed');
+  if (button) trigger('embed', { name: button.dataset.name });
+});

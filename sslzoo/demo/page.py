@@ -1,0 +1,53 @@
+"""The page: its header and its tabs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gradio as gr
+
+from sslzoo.demo import html
+from sslzoo.demo.collection import Photos
+from sslzoo.demo.shared import Demo, Page
+from sslzoo.demo.tabs import chart, compare, duplicates, methods, models, search
+
+
+def build(demo: Demo) -> Page:
+    """The whole page."""
+    with Page(title="sslzoo", analytics_enabled=False) as page:
+        page.uploads = demo.uploads
+        gr.HTML(_header(demo.photos), elem_id="header", apply_default_css=False)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Search", id="search"):
+                view = search.tab(demo, tabs)
+            with gr.Tab("Map", id="map") as map_tab:
+                chart.tab(demo, view, map_tab)
+            with gr.Tab("Duplicates", id="duplicates") as duplicates_tab:
+                duplicates.tab(demo, view, duplicates_tab)
+            with gr.Tab("Compare", id="compare") as compare_tab:
+                compare.tab(demo, view, compare_tab)
+            with gr.Tab("Models", id="models") as models_tab:
+                models.tab(demo, models_tab)
+            with gr.Tab("Methods", id="methods"):
+                methods.tab()
+        page.unload(_end(demo))
+    return page
+
+
+def _end(demo: Demo) -> Callable[[gr.Request], None]:
+    def end(request: gr.Request) -> None:
+        session = request.session_hash or ""
+        demo.sessions.set(session, None)
+        demo.uploads.end(session)
+
+    return end
+
+
+def _header(photos: Photos) -> str:
+    failed = f", {photos.failed:,} could not be read" if photos.failed else ""
+    where = html.name(str(photos.source)) if photos.source.is_absolute() else ""
+    return (
+        '<header><div class="brand"><b>sslzoo</b><span>your photos through self-supervised eyes</span></div>'
+        f'<div class="facts"><span>{len(photos):,} photos{failed}</span>{where}'
+        f'<span class="model">{html.escape(photos.model)}</span></div></header>'
+    )

@@ -1,0 +1,141 @@
+"""The encoders that can look at the same photos: which there are, which need no network, and embedding with one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sslzoo import hub, registry
+from sslzoo.demo.collection import Photos
+from sslzoo.demo.methods import CHECKOUT
+from sslzoo.embeddings import is_embeddings, read_manifest
+from sslzoo.errors import InputError, Interrupted, SslzooError
+from sslzoo.pipeline import embed
+from sslzoo.spec import EncoderSpec
+from sslzoo.user_cache import user_cache
+
+RANDOM = ("random-r18", "random-r50")
+PORTION = 64  # photos between two looks at whether to stop
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An encoder: its spec, where its weights come from, and whether that needs no network."""
+
+    spec: EncoderSpec
+    origin: str
+    ready: bool
+
+
+class Shelf:
+    """All encoders by name, and the photos as each of them sees them: embeddings kept in the user's cache."""
+
+    def __init__(self, photos: Photos) -> None:
+        self.main = photos
+        self._open: dict[str, Photos] = {photos.model: photos}
+        self.jobs: dict[str, Job] = {}
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Every encoder that can be had, those that need no network first."""
+        known = registry.known()
+        found: dict[str, Entry] = {}
+        for folder in sorted((CHECKOUT / "hub_cards").glob("*/config.json")):
+            spec = hub.read_config(folder.parent)
+            if spec.name != registry.PACKAGE_ENCODER and hub.is_cached(spec):
+                found[spec.name] = Entry(spec, "this checkout", True)
+        package = known[registry.PACKAGE_ENCODER]
+        found = {package.name: Entry(package, "the package", True)} | found
+        if self.main.model not in found and self.main.model not in known:
+            spec = self.main_spec
+            found = {spec.name: Entry(spec, "your own", True)} | found
+        found |= {name: Entry(registry.resolve(name), "seeded random weights", True) for name in RANDOM}
+        others = [Entry(spec, "the authors", hub.is_cached(spec)) for name, spec in known.items() if name not in found]
+        others.sort(key=lambda entry: not entry.ready)
+        return found | {entry.spec.name: entry for entry in others}
+
+    @property
+    def main_spec(self) -> EncoderSpec:
+        """The encoder that made the collection."""
+        source = self.main.manifest.get("model_source", "")
+        return registry.resolve(source if source.startswith("local-dir:") else self.main.model)
+
+    @property
+    def ready(self) -> list[str]:
+        """The names of those that need no network, the collection's own first."""
+        names = [name for name, entry in self.entries.items() if entry.ready]
+        return sorted(names, key=lambda name: name != self.main.model)
+
+    def folder(self, name: str) -> Path:
+        """Where the embeddings of an encoder lie."""
+        key = hashlib.sha256(str(self.main.source).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return user_cache() / "demo" / key / f"{name}.emb"
+
+    def photos(self, name: str) -> Photos | None:
+        """The photos as this encoder sees them, or None where it has not embedded them yet."""
+        if name not in self._open:
+            folder = self.folder(name)
+            if not (is_embeddings(folder) and read_manifest(folder)["complete"]):
+                return None
+            self._open[name] = Photos(folder, self.main.device)
+        return self._open[name]
+
+    def start(self, name: str) -> Job:
+        """Embeds the photos with an encoder, in the background; one that is running already is joined."""
+        if name not in self.entries:
+            raise InputError(f"there is no encoder {name!r}")
+        if not self.main.source.is_dir():
+            raise InputError("the folder that was embedded isn't there any more, so no other encoder can look at it")
+        job = self.jobs.get(name)
+        if job is None or not job.running:
+            job = self.jobs[name] = Job(self, name)
+        return job
+
+
+class Job:
+    """One embedding in the background: how far it is, and how it ended."""
+
+    def __init__(self, shelf: Shelf, name: str) -> None:
+        self.name, self.total = name, len(shelf.main) + shelf.main.failed
+        self.parts, self.cancelled = 0, False
+        self.error = ""
+        self._shelf = shelf
+        self._thread = threading.Thread(target=self._run, name=f"embed {name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it still computes."""
+        return self._thread.is_alive()
+
+    @property
+    def done(self) -> int:
+        """About how many photos are embedded."""
+        return min(self.total, PORTION * max(0, self.parts - 1))
+
+    def wait(self, seconds: float) -> None:
+        """Waits for its end, at most so long."""
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        shelf, out = self._shelf, self._shelf.folder(self.name)
+        try:
+            spec = shelf.entries[self.name].spec
+            embed(
+                str(shelf.main.source), spec, out, device=shelf.main.device, policy=shelf.main.policy,
+                resume=True, part_size=PORTION, stop=self._stop,
+            )  # fmt: skip
+            shelf.photos(self.name)
+        except Interrupted:
+            self.error = "Stopped; what is finished is kept, and embedding again goes on from there."
+        except SslzooError as error:
+            self.error = str(error)
+        except Exception as error:  # whatever happens in the thread is told on the page
+            self.error = f"{type(error).__name__}: {error}"
+
+    def _stop(self) -> bool:
+        self.parts += 1
+        return self.cancelled

@@ -1,0 +1,121 @@
+"""Map: the whole collection in the plane; a photo under the pointer is shown, a click searches for it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from html import escape
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from numpy.typing import NDArray
+
+from sslzoo.cluster import clusters
+from sslzoo.demo import html, layout
+from sslzoo.demo.collection import Photos
+from sslzoo.demo.shared import PRIVATE, Demo, asset, said
+from sslzoo.demo.tabs.search import View
+from sslzoo.index import faiss_door
+
+LEGEND = 14  # entries
+COLOURS = (
+    "#0d9488 #e11d48 #2563eb #d97706 #7c3aed #16a34a #db2777 #0891b2 #a16207 #4f46e5 #65a30d #be123c #0369a1 #9333ea"
+).split()
+NONE = 255  # the number of "no colour"
+
+
+def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
+    """Lays the tab out."""
+    photos = demo.photos
+    ways = _ways(photos)
+    layouts = layout.kinds(photos)
+    with gr.Row(elem_classes="controls"):
+        kind = gr.Radio(layouts, value=layouts[-1], label="Layout", scale=0, min_width=200)
+        by = gr.Radio(list(ways), value=next(iter(ways)), label="Colour", scale=0, min_width=360)
+    chart = gr.HTML(
+        html.empty("Drawing the map …", "A large collection takes a moment the first time."),
+        elem_id="chart",
+        js_on_load=asset("map.js"),
+        apply_default_css=False,
+    )
+
+    @said
+    def draw(kind: str, by: str) -> Iterator[str]:
+        chosen = ways.get(by, next(iter(ways.values())))
+        if kind == "UMAP":
+            yield _chart(demo, "PCA", layout.place(photos, "PCA"), chosen(photos), "UMAP is being computed …")
+        kind = kind if kind in layouts else layouts[0]
+        yield _chart(demo, kind, layout.place(photos, kind), chosen(photos))
+
+    def map_of(kind: str = "PCA") -> list[dict[str, Any]]:
+        """A place in the plane for each photo: id, x and y in [0, 1]; `kind` is PCA, or UMAP where it is installed."""
+        if kind not in layouts:
+            raise gr.Error(f"The layouts are: {', '.join(layouts)}.", print_exception=False)
+        places = layout.place(photos, kind).round(5).tolist()
+        ids = photos.collection.ids_at(photos.rows)
+        return [{"id": id_, "x": x, "y": y} for id_, (x, y) in zip(ids, places, strict=True)]
+
+    for event in (opened.select, kind.change, by.change):
+        event(draw, [kind, by], chart, **PRIVATE)
+    view.follow(chart.pick)
+    gr.api(map_of, api_name="map")
+
+
+Colouring = tuple[list[str], NDArray[np.int64]]  # names, and the number of its name for each photo, -1 for none
+
+
+def _ways(photos: Photos) -> dict[str, Callable[[Photos], Colouring]]:
+    """What the points can be coloured by."""
+    ways: dict[str, Callable[[Photos], Colouring]] = {}
+    if photos.groups.names:
+        ways[photos.groups.kind] = lambda photos: (photos.groups.names, photos.groups.codes)
+    if faiss_door.available():
+        ways["cluster"] = _clusters
+    if photos.agreement_possible:
+        ways["failure"] = _failures
+    return ways or {"nothing": lambda photos: ([], np.full(len(photos), -1))}
+
+
+def _clusters(photos: Photos) -> Colouring:
+    found = clusters(photos.index, min(len(photos), max(2, min(12, round(len(photos) ** 0.5)))))
+    row_of = photos.row_of
+    number = {row_of[id_]: i for i, cluster in enumerate(found) for id_ in cluster.ids}
+    names = [f"{len(cluster.ids):,} like {cluster.ids[0].rsplit('/', 1)[-1]}" for cluster in found]
+    return names, np.array([number[row] for row in photos.rows.tolist()])
+
+
+def _failures(photos: Photos) -> Colouring:
+    """Where the neighbours vote for another group than the photo's own."""
+    assert photos.agreement is not None
+    share = 100 * photos.agreement.value
+    names = [f"the neighbours agree ({share:.0f} %)", f"they vote for another {photos.groups.kind}"]
+    return names, np.where(photos.agreement.right, 0, 1)
+
+
+def _chart(demo: Demo, kind: str, places: NDArray[np.float32], colouring: Colouring, note: str = "") -> str:
+    photos, (names, codes) = demo.photos, colouring
+    drawn = np.where(codes < 0, NONE, codes % len(COLOURS)).astype(np.uint8)
+    data = {
+        "xy": np.round(places * 65535).astype("<u2"),
+        "colour": drawn,
+        "row": photos.rows.astype("<u4"),
+    }
+    attributes = " ".join(f'data-{name}="{base64.b64encode(a.tobytes()).decode()}"' for name, a in data.items())
+    counts = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
+    order = sorted(range(len(names)), key=lambda i: -counts[i])[:LEGEND]
+    legend = [
+        f'<li><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{html.name(names[i])}<b>{counts[i]:,}</b></li>'
+        for i in sorted(order)
+    ]
+    if len(names) > len(order):
+        legend.append(f"<li>and {len(names) - len(order):,} more</li>")
+    facts = [note] if note else [f"{len(photos):,} photos", "drag to move", "wheel to zoom", "click to search"]
+    return (
+        html.heading(f"{escape(kind)} of {escape(photos.model)}", facts)
+        + f'<div class="chart" data-photo="{demo.photo_url}" data-palette="{" ".join(COLOURS)}" {attributes}>'
+        '<canvas tabindex="0"></canvas><div class="tip"><img alt=""><span></span></div>'
+        '<div class="zoom"><button type="button" data-zoom="1.5">+</button>'
+        '<button type="button" data-zoom="0.667">−</button><button type="button" data-zoom="0">⤢</button></div></div>'
+        f'<ul class="legend">{"".join(legend)}</ul>'
+    )

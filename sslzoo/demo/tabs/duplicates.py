@@ -1,0 +1,68 @@
+"""Duplicates: groups of photos that are nearly the same, the one to keep first; nothing is ever deleted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from sslzoo.dedup import Group
+from sslzoo.dedup import duplicates as find
+from sslzoo.demo import html
+from sslzoo.demo.shared import PRIVATE, Demo, asset, said
+from sslzoo.demo.tabs.search import View
+
+SHOWN = 60  # groups
+THRESHOLD = 0.97
+
+
+def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
+    """Lays the tab out."""
+    with gr.Row(elem_classes="controls"):
+        threshold = gr.Slider(
+            0.5, 1, THRESHOLD, step=0.005, label="Least cosine of duplicates", scale=0,
+            min_width=420, buttons=[], elem_id="same",
+        )  # fmt: skip
+    groups = gr.HTML(
+        html.empty("Looking for photos that are nearly the same …", "A large collection takes a moment."),
+        elem_id="groups",
+        js_on_load=asset("pick.js"),
+        apply_default_css=False,
+    )
+
+    @said
+    def look(threshold: float) -> str:
+        return _groups(demo, find(demo.photos.index, float(threshold)), threshold)
+
+    @said
+    def duplicates(threshold: float = THRESHOLD) -> list[dict[str, Any]]:
+        """Groups of near-duplicates: ids with the one to keep first, sizes in px, and each one's cosine to the first."""
+        found = find(demo.photos.index, float(threshold))
+        return [{"ids": g.ids, "sizes": g.sizes, "scores": [round(s, 6) for s in g.scores]} for g in found]
+
+    opened.select(look, threshold, groups, **PRIVATE)
+    threshold.change(look, threshold, groups, trigger_mode="always_last", **PRIVATE)
+    view.follow(groups.pick)
+    gr.api(duplicates, api_name="duplicates")
+
+
+def _groups(demo: Demo, found: list[Group], threshold: float) -> str:
+    if not found:
+        return html.empty(
+            "No two photos are that much alike",
+            f"At a cosine of {threshold:.3f} every photo stands alone. Lower the threshold to see what is merely similar.",
+        )
+    more = sum(len(group.ids) - 1 for group in found)
+    facts = [f"{more:,} photo{'s' * (more > 1)} could go", "nothing is deleted here", "a click searches for the photo"]
+    out = [html.heading(f"{len(found):,} group{'s' * (len(found) > 1)}", facts)]
+    for group in found[:SHOWN]:
+        cards = []
+        for i, (id_, (width, height), score) in enumerate(zip(group.ids, group.sizes, group.scores, strict=True)):
+            size = f"{width} × {height}" if width else ""
+            note = f"keep · {size}".rstrip(" ·") if i == 0 else f"{score:.3f} · {size}".rstrip(" ·")
+            row = demo.photos.row_of[id_]
+            cards.append(html.card(demo.photo_url, row, id_, note=note, mark="keep" if i == 0 else ""))
+        out.append(html.grid(cards, "group"))
+    if len(found) > SHOWN:
+        out.append(f'<p class="rest">and {len(found) - SHOWN:,} groups more: sslzoo dedup lists them all</p>')
+    return "".join(out)

@@ -1,0 +1,288 @@
+"""The demo in a real browser: search by every way, click-through, map, compare, errors, narrow and dark."""
+
+import re
+import time
+
+import pytest
+
+from tests.demo.conftest import EVIL, LONG, noise
+
+pytestmark = pytest.mark.xdist_group("demo")
+
+
+def names(page, within="#results"):
+    return [card.get_attribute("alt") for card in page.query_selector_all(f"{within} .card img")]
+
+
+def heading(page, text, within="#results"):
+    page.wait_for_function(
+        "([id, text]) => document.querySelector(id + ' .heading h2')?.textContent.includes(text)", arg=[within, text]
+    )
+
+
+def tab(page, name):
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def test_upload_finds_the_same_photo_first(open_page, picture_file):
+    page = open_page()
+    assert len(names(page)) == 16  # the collection, to pick from: all but the broken one
+    page.set_input_files("#picker input[type=file]", str(picture_file))
+    heading(page, "nearest to your picture")
+    assert names(page)[0] == "circles/3.jpg"
+    scores = [float(each.text_content()) for each in page.query_selector_all("#results .score b")]
+    assert scores[0] > 0.99 and scores == sorted(scores, reverse=True) and len(scores) == 12
+    assert re.search(r"\d ms among 16", page.text_content("#results .heading p"))
+    assert page.query_selector("#query .photo img").evaluate("image => image.naturalWidth") == 120
+    assert not page.errors
+
+
+def test_click_through_and_back_to_the_collection(open_page):
+    page = open_page()
+    page.click("#results .card:has(img[alt='circles/0.jpg'])")
+    heading(page, "nearest to circles/0.jpg")
+    assert names(page)[0] == "circles/copy.jpg"  # and not itself
+    second = names(page)[1]
+    page.click("#results .card >> nth=1")
+    heading(page, f"nearest to {second}")
+    assert second not in names(page)
+    page.click("#query .clear")
+    heading(page, "Pick a photo")
+    assert len(names(page)) == 16
+
+
+def test_k_and_threshold(open_page):
+    page = open_page()
+    page.click("#results .card:has(img[alt='circles/0.jpg'])")
+    heading(page, "12 nearest")
+    page.fill("#k input[type=number]", "3")
+    page.press("#k input[type=number]", "Enter")
+    heading(page, "3 nearest")
+    page.fill("#threshold input[type=number]", "1")
+    page.press("#threshold input[type=number]", "Enter")
+    page.wait_for_function("document.querySelectorAll('#results .card').length < 3")
+
+
+def test_a_frame_searches_by_a_part(open_page):
+    page = open_page()
+    page.click("#results .card:has(img[alt='bars/0.jpg'])")
+    heading(page, "nearest to bars/0.jpg")
+    page.wait_for_function("document.querySelector('#query .photo img').complete")
+    area = page.query_selector("#query .photo").bounding_box()
+    x, y, w, h = (area[key] for key in ("x", "y", "width", "height"))
+    page.mouse.move(x + 0.1 * w, y + 0.2 * h)
+    page.mouse.down()
+    page.mouse.move(x + 0.5 * w, y + 0.5 * h)
+    page.mouse.move(x + 0.6 * w, y + 0.7 * h)
+    page.mouse.up()
+    heading(page, "a part of bars/0.jpg")
+    style = page.get_attribute("#query .box", "style")
+    left, top, width, height = (float(v) for v in re.findall(r"([\d.]+)%", style))
+    assert (left, top, width, height) == pytest.approx((10, 20, 50, 50), abs=1.5)
+    assert "bars/0.jpg" in names(page)  # of which it is a part
+    page.click("#query .photo", position={"x": w / 2, "y": h / 2})
+    heading(page, "nearest to bars/0.jpg")
+
+
+def test_paste_and_drop_anywhere(open_page, picture_file):
+    page = open_page()
+    give = """async ([kind, bytes]) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([new Uint8Array(bytes)], 'pasted.png', { type: 'image/png' }));
+      const options = { bubbles: true, cancelable: true };
+      document.querySelector('#results').dispatchEvent(kind === 'paste'
+        ? new ClipboardEvent('paste', { ...options, clipboardData: transfer })
+        : new DragEvent('drop', { ...options, dataTransfer: transfer }));
+    }"""
+    for kind in ("paste", "drop"):
+        page.evaluate(give, [kind, list(picture_file.read_bytes())])
+        heading(page, "nearest to your picture")
+        assert names(page)[0] == "circles/3.jpg"
+        page.click("#query .clear")
+        heading(page, "Pick a photo")
+
+
+def test_a_bad_upload_is_a_sentence(open_page, tmp_path, picture_file):
+    page = open_page()
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n but no picture")
+    page.set_input_files("#picker input[type=file]", str(bad))
+    toast = page.wait_for_selector(".toast-body")
+    told = toast.inner_text()
+    assert "That picture can't be used. Not an image that can be read." in told
+    assert "Traceback" not in told and str(tmp_path) not in told
+    page.set_input_files("#picker input[type=file]", str(picture_file))  # and the next one works
+    heading(page, "nearest to your picture")
+
+
+def test_names_are_text_and_long_ones_are_cut(open_page):
+    page = open_page()
+    evil, long = (f".card:has(img[alt={quoted!r}])" for quoted in (f"bars/{EVIL}", f"bars/{LONG}"))
+    card = page.query_selector(f"#results {evil}")
+    assert card.query_selector(".name").get_attribute("title") == f"bars/{EVIL}"
+    assert page.query_selector("img[src=x]") is None
+    name = page.query_selector(f"#results {long} .name")
+    assert name.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
+    assert (
+        name.query_selector(".end").evaluate("e => e.getBoundingClientRect().width > 20 && e.textContent") == LONG[-12:]
+    )
+    card.click()
+    heading(page, f"nearest to bars/{EVIL}")
+    assert not page.errors
+
+
+def test_map_shows_every_photo_and_a_click_searches(open_page):
+    page = open_page()
+    tab(page, "Map")
+    page.get_by_label("PCA").check()
+    heading(page, "PCA of random-r18", "#chart")
+    legend = page.text_content("#chart .legend")
+    assert "bars8" in legend and "circles8" in legend
+    page.wait_for_timeout(300)
+    canvas = page.query_selector("#chart canvas")
+    painted = canvas.evaluate(
+        "c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0;"
+        " for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n / (d.length / 4); }"
+    )
+    assert 0.005 < painted < 0.5
+    place = (
+        next(p for p in page.server_places if p["id"] == "circles/5.jpg") if hasattr(page, "server_places") else None
+    )
+    assert place is None
+    box = canvas.bounding_box()
+    found = canvas.evaluate(
+        "c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        " for (let i = 3; i < d.length; i += 4) if (d[i] > 0) { const p = (i - 3) / 4;"
+        " return [p % c.width / c.width, Math.floor(p / c.width) / c.height]; } }"
+    )
+    x, y = box["x"] + found[0] * box["width"] + 12, box["y"] + found[1] * box["height"] + 12
+    page.mouse.move(x, y)
+    page.wait_for_selector("#chart .tip.on")
+    page.wait_for_function("document.querySelector('#chart .tip span').textContent.length > 3")
+    shown = page.text_content("#chart .tip span")
+    page.mouse.click(x, y)
+    heading(page, f"nearest to {shown}")
+    assert not page.errors
+
+
+def test_duplicates(open_page):
+    page = open_page()
+    tab(page, "Duplicates")
+    page.fill("#same input[type=number]", "1")
+    page.press("#same input[type=number]", "Enter")
+    heading(page, "1 group", "#groups")
+    page.wait_for_function("document.querySelectorAll('#groups .card').length == 2")
+    assert names(page, "#groups") == ["circles/0.jpg", "circles/copy.jpg"]
+    page.click("#groups .card >> nth=1")
+    heading(page, "nearest to circles/copy.jpg")
+
+
+def test_compare_side_by_side(open_page):
+    page = open_page()
+    page.click("#results .card:has(img[alt='circles/0.jpg'])")
+    heading(page, "nearest to circles/0.jpg")
+    tab(page, "Compare")
+    heading(page, "Nearest to circles/0.jpg", "#columns")
+    page.wait_for_function("document.querySelectorAll('#columns section').length == 2", timeout=60_000)
+    for section in page.query_selector_all("#columns section"):
+        assert section.query_selector(".card img").get_attribute("alt") == "circles/copy.jpg"
+        assert re.search(r"\d+ % kNN agreement with the folders", section.text_content())
+    assert "shares" in page.text_content("#columns section >> nth=1")
+    page.click("#columns .card >> nth=1")
+    page.wait_for_function("!document.querySelector('#columns h2').textContent.includes('circles/0.jpg')")
+    assert not page.errors
+
+
+def test_models_are_embedded_from_the_page(open_page):
+    page = open_page()
+    tab(page, "Models")
+    page.wait_for_selector("#models details")
+    page.fill("#models input[type=search]", "random r50")
+    assert [d.is_visible() for d in page.query_selector_all("#models details")].count(True) == 1
+    page.click("#models details:not([hidden]) summary")
+    page.click("#models details:not([hidden]) .embed")
+    page.wait_for_function("document.querySelector('#status').textContent.includes('has embedded')", timeout=90_000)
+    page.fill("#models input[type=search]", "byol-r50.deepmind")
+    page.click("#models details:not([hidden]) summary")
+    card = page.text_content("#models details:not([hidden])")
+    assert "cc-by-nc-4.0" in card and "Download" in card and "ImageNet" in card
+
+
+def test_methods_are_drawn(open_page):
+    page = open_page()
+    tab(page, "Methods")
+    drawings = page.query_selector_all("#methods article .drawing")
+    assert len(drawings) == 5
+    for drawing in drawings:  # nothing lies outside of its picture
+        assert drawing.evaluate(
+            "svg => [...svg.querySelectorAll('text, rect, path.arrow')].every((e) => { const b = e.getBBox();"
+            " return b.x >= 0 && b.y >= 0 && b.x + b.width <= 640 && b.y + b.height <= 220; })"
+        )
+    with page.context.expect_page() as opened:
+        page.click("#methods a[href='code/simsiam']")
+    assert "arXiv:2011.10566" in opened.value.text_content("body")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_narrow_screen(open_page, scheme):
+    page = open_page(color_scheme=scheme)
+    page.set_viewport_size({"width": 375, "height": 800})
+    for name in ("Search", "Duplicates", "Methods"):
+        if not page.get_by_role("tab", name=name, exact=True).is_visible():
+            page.click("#tabs .overflow-menu button")
+        page.get_by_role("tab", name=name, exact=True).or_(
+            page.get_by_role("button", name=name, exact=True)
+        ).first.click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 376, name
+
+
+def test_dark_mode_follows_the_system(open_page):
+    light, dark = (
+        open_page(color_scheme=scheme).evaluate(
+            "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+        )
+        for scheme in ("light", "dark")
+    )
+    assert min(light) > 200 and max(dark) < 60
+
+
+def test_the_page_asks_no_other_host(open_page, server, picture_file):
+    page = open_page()
+    page.set_input_files("#picker input[type=file]", str(picture_file))
+    heading(page, "nearest to your picture")
+    for name in ("Map", "Duplicates", "Models", "Methods"):
+        tab(page, name)
+        page.wait_for_timeout(300)
+    foreign = [url for url in page.asked if not url.startswith((server.url, "data:", "blob:"))]
+    assert not foreign and len(page.asked) > 20
+    assert not page.errors
+
+
+def test_two_users_see_their_own_queries(open_page, tmp_path, server):
+    one, two = open_page(), open_page()
+    for seed in (1, 2):
+        noise(seed).save(tmp_path / f"{seed}.png")
+    one.set_input_files("#picker input[type=file]", str(tmp_path / "1.png"))
+    heading(one, "nearest to your picture")
+    assert two.text_content("#query").strip().startswith("Pick a photo")
+    two.click("#results .card:has(img[alt='bars/2.jpg'])")
+    heading(two, "nearest to bars/2.jpg")
+    one.fill("#k input[type=number]", "4")
+    one.press("#k input[type=number]", "Enter")
+    heading(one, "4 nearest to your picture")
+
+
+def test_uploads_go_with_their_session(open_page, tmp_path, server):
+    noise(5).save(tmp_path / "mine.png")
+    page = open_page()
+    page.set_input_files("#picker input[type=file]", str(tmp_path / "mine.png"))
+    heading(page, "nearest to your picture")
+    assert any(path.is_file() for path in server.uploads.rglob("mine.png"))
+    page.wait_for_timeout(2100)
+    page.context.close()
+    for _ in range(80):
+        if not list(server.uploads.rglob("mine.png")):
+            break
+        time.sleep(0.25)
+    assert not list(server.uploads.rglob("mine.png"))

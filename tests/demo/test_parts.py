@@ -1,0 +1,229 @@
+"""The demo's parts without a server: groups, layouts, sessions, uploads, names, drawings, the shelf."""
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sslzoo
+from sslzoo.demo import html, layout, methods, sessions
+from sslzoo.demo.collection import Photos
+from sslzoo.demo.drawings import drawing
+from sslzoo.demo.sessions import Sessions, Uploads
+from sslzoo.demo.shelf import Shelf
+from sslzoo.embeddings import Embeddings
+from sslzoo.errors import ImageError, InputError
+from sslzoo.evaluate.knn import knn
+from sslzoo.thumbnails import cached_jpeg, image_file
+from tests.conftest import draw
+
+
+@pytest.fixture(scope="module")
+def photos(embedded):
+    return Photos(embedded, "cpu")
+
+
+@pytest.fixture
+def uploads(tmp_path):
+    (tmp_path / "uploads" / "abc").mkdir(parents=True)
+    return Uploads(tmp_path / "uploads")
+
+
+def test_groups_are_folders_or_the_beginning_of_names(photos, tmp_path):
+    assert (photos.groups.kind, photos.groups.names) == ("folder", ["bars", "circles"])
+    assert np.bincount(photos.groups.codes).tolist() == [8, 8]
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for name in ("panda-1", "panda-2", "sea_a", "sea_b", "lonely-1", "001"):
+        draw("bars", len(name)).save(flat / f"{name}.png")
+    sslzoo.embed(flat, "random-r18", tmp_path / "flat.emb", device="cpu")
+    groups = Photos(tmp_path / "flat.emb", "cpu").groups
+    assert (groups.kind, groups.names) == ("name", ["panda", "sea"])
+    assert groups.codes.tolist() == [-1, -1, 0, 0, 1, 1]  # 001, lonely-1, panda-1, panda-2, sea_a, sea_b
+
+
+def test_agreement_is_the_knn_score(photos, embedded):
+    bank = sslzoo.open_embeddings(embedded)
+    labelled = Embeddings(bank.vectors, bank.ids, labels=[i.split("/")[0] for i in bank.ids], space=bank.space)
+    score = knn(labelled, None, [(5, 0.07)])[0]
+    assert photos.agreement.value == score.value
+    assert photos.agreement.right.tolist() == (score.items > 0).tolist()
+
+
+def test_a_part_of_a_photo_is_embedded_like_that_part(photos, collection):
+    row = photos.row_of["bars/1.jpg"]
+    part = sessions.part(photos, sessions.from_row(photos, row), (0.25, 0.5, 0.75, 1.0))
+    with Image.open(collection / "bars" / "1.jpg") as image:
+        expected = sslzoo.load("random-r18", device="cpu").encode([image.crop((30, 50, 90, 100))])[0]
+    cosine = part.vector @ expected / np.linalg.norm(part.vector) / np.linalg.norm(expected)
+    assert cosine > 0.9999
+    whole = sessions.part(photos, part, None)
+    assert whole.box is None and whole.vector.tolist() == photos.vector(row).tolist()
+
+
+@pytest.mark.parametrize(
+    "box", [None, "x", [0, 0, 1], [0, 0, 1, "1"], [0.5, 0, 0.4, 1], [0, 0, 0.01, 1], {"a": 1}, [float("nan")] * 4]
+)
+def test_a_box_that_is_none(box):
+    assert sessions.valid_box(box) is None
+
+
+def test_a_box_is_cut_to_the_picture():
+    assert sessions.valid_box([-3, 0.5, 2, 0.9]) == (0, 0.5, 1, 0.9)
+
+
+def test_sessions_forget_and_are_bounded(photos, monkeypatch):
+    monkeypatch.setattr(sessions, "SESSIONS", 2)
+    query = sessions.from_row(photos, 0)
+    kept = Sessions()
+    for name in "abc":
+        kept.set(name, query)
+    assert [kept.get(name) for name in "abc"] == [None, query, query]
+    kept.set("b", None)
+    assert kept.get("b") is None and len(kept) == 1
+
+
+def test_uploads_are_read_from_their_folder_and_deleted(uploads, tmp_path):
+    path = uploads.folder / "abc" / "a.png"
+    path.write_bytes(b"x")
+    (uploads.folder / "link").symlink_to(tmp_path)
+    assert uploads.holds(str(path)) and uploads.holds(str(uploads.folder / "gone"))
+    for outside in (
+        str(tmp_path / "b"),
+        str(uploads.folder),
+        f"{uploads.folder}/../b",
+        f"{uploads.folder}/link/b",
+        "a\0",
+        3,
+    ):
+        assert not uploads.holds(outside)
+    assert uploads.read(str(path), "me") == b"x"
+    uploads.end("me")
+    assert path.exists()  # as somebody may have sent the same picture this very moment
+    uploads.read(str(path), "me")
+    os.utime(path, (time.time() - 5,) * 2)
+    uploads.end("you")
+    assert path.exists()
+    uploads.end("me")
+    assert not path.exists() and not path.parent.exists()
+    with pytest.raises(ImageError, match="drop the picture again"):
+        uploads.read(str(path), "me")
+
+
+def test_old_uploads_are_swept(uploads):
+    whole, broken_off, new = uploads.folder / "abc" / "a.png", uploads.folder / "tmp123", uploads.folder / "new"
+    for path in (whole, broken_off, new):
+        path.write_bytes(b"x")
+        if path != new:
+            os.utime(path, (time.time() - 121,) * 2)
+    uploads.sweep()
+    assert [path.name for path in uploads.folder.iterdir()] == ["new"]
+
+
+def test_names_are_escaped_and_keep_their_end():
+    text = html.name("<b>&\"'" + "x" * 40 + "-end-of-it.jpg")
+    assert "<b>" not in text and "&lt;b&gt;&amp;&quot;" in text
+    assert '<span class="end">nd-of-it.jpg</span>' in text
+
+
+def test_a_photos_file_lies_in_its_folder(photos, collection):
+    assert image_file("circles/0.jpg", photos.manifest) == (collection / "circles" / "0.jpg").resolve()
+    for id_ in ("circles/link.jpg", "../secret.jpg", str(collection / "circles" / "0.jpg"), "circles", "", "a\0b"):
+        found = image_file(id_, photos.manifest)
+        assert found is None or found.is_relative_to(collection)
+    assert image_file("circles/link.jpg", photos.manifest) is None
+    assert image_file("pyproject.toml", {}) is None
+
+
+def test_small_pictures_are_kept_until_the_file_changes(tmp_path, photos):
+    path = tmp_path / "a.png"
+    draw("bars", 1, (400, 200)).save(path)
+    first = cached_jpeg(path, 160, photos.policy)
+    assert cached_jpeg(path, 160, photos.policy) == first
+    draw("circles", 1, (400, 200)).save(path)
+    assert cached_jpeg(path, 160, photos.policy) != first
+
+
+def test_umap_is_used_where_it_is_installed(photos):
+    pytest.importorskip("umap")
+    assert layout.kinds(photos) == ["PCA", "UMAP"]
+
+
+def test_pca_by_hand():
+    # four points on a cross: the first axis carries the variance 16+16, the second 1+1
+    vectors = np.array([[4, 0, 7], [-4, 0, 7], [0, 1, 7], [0, -1, 7]], np.float32)
+    assert layout.pca(vectors).tolist() == [[4, 0], [-4, 0], [0, 1], [0, -1]]
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_drawings_are_xml_with_the_papers_symbols(method):
+    root = ElementTree.fromstring(drawing(method))
+    text = "".join(root.itertext()).replace("\u200b", "")
+    symbols = {
+        "simclr": ["x̃i", "hj", "zi", "f", "g"],
+        "moco": ["fq", "fk", "k0", "θk ← m θk + (1 − m) θq"],
+        "byol": ["fθ", "gξ", "qθ", "z′ξ", "ξ ← τ ξ + (1 − τ) θ", "sg"],
+        "simsiam": ["x1", "p1", "h", "D(p1, z2)", "stop-gradient"],
+        "swav": ["zt", "qs", "C", "prototypes"],
+    }[method]
+    assert all(symbol in text for symbol in symbols)
+
+
+def test_code_is_that_of_the_five_alone():
+    assert "arXiv:2006.07733" in methods.code_of("byol")
+    assert methods.code_of("__init__") is None and methods.code_of("../data/__init__") is None
+
+
+def test_the_shelf_offers_what_needs_no_network(photos):
+    shelf = Shelf(photos)
+    assert {"simclr-r18.tin_cpu_1h", "random-r18"} <= set(shelf.ready)
+    assert shelf.ready[0] == photos.model
+    assert "simsiam-r50.fair_in1k_100ep" in shelf.entries and "simsiam-r50.fair_in1k_100ep" not in shelf.ready
+    with pytest.raises(InputError, match="no encoder 'nonsense'"):
+        shelf.start("nonsense")
+
+
+def test_a_job_can_be_stopped_and_goes_on(photos, monkeypatch):
+    monkeypatch.setattr("sslzoo.demo.shelf.PORTION", 4)
+    shelf = Shelf(photos)
+    job = shelf.start("random-r50")
+    job.cancelled = True
+    job.wait(60)
+    assert job.error.startswith("Stopped") and shelf.photos(job.name) is None
+    job = shelf.start(job.name)
+    job.wait(60)
+    assert job.error == "" and len(shelf.photos(job.name)) == 16
+
+
+def test_without_gradio_it_says_what_to_install(embedded):
+    code = f"""
+import sys
+sys.modules["gradio"] = None
+sys.argv = ["sslzoo", "demo", {str(embedded)!r}]
+from sslzoo.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: the demo needs Gradio, which is not installed: pip install 'sslzoo[demo]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["{embedded}", "-m", "random-r50"], "is embedded already; name the folder of images to use -m random-r50"),
+        (["{embedded}", "--auth", "me"], "type --auth USER:PASSWORD"),
+        (["/nowhere/at/all"], "/nowhere/at/all does not exist"),
+    ],
+)
+def test_errors_are_one_line(embedded, tmp_path, arguments, told):
+    command = [sys.executable, "-m", "sslzoo", "demo", *(a.format(embedded=embedded) for a in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
