@@ -30,7 +30,7 @@ from sslzoo.embeddings import MANIFEST, part_name
 from sslzoo.index import faiss_door, folder
 from sslzoo.index.exact import ExactIndex, exact
 
-PART = 4096
+PART = 1024  # rows, as embed writes them
 
 
 def generate(path, rows, dim, seed=0):

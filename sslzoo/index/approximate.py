@@ -207,9 +207,13 @@ class ApproximateIndex(ExactIndex):
         return self.recall
 
     def save(self, path: Path) -> None:
-        """Writes the structure."""
-        if self.structure is not None:
+        """Writes the structure; raises OSError when it can't."""
+        if self.structure is None:
+            return
+        try:
             faiss_door.load().write_index(self.structure, str(path))
+        except RuntimeError as error:
+            raise OSError(str(error).splitlines()[0][:120]) from None
 
     def load(self, path: Path, *, mapped: bool = True) -> None:
         """Reads the structure, memory-mapped for searching or into memory for adding."""

@@ -28,7 +28,7 @@ from sslzoo.embeddings import (
     tables_by_part,
     vectors_by_part,
 )
-from sslzoo.errors import InputError, SpaceMismatch
+from sslzoo.errors import InputError, OutputError, SpaceMismatch
 from sslzoo.index import MEMORY, RECALL, build_index
 from sslzoo.index.approximate import STALE, ApproximateIndex, FlatIndex
 from sslzoo.index.auto import Say, silent
@@ -233,16 +233,28 @@ def _alone(folder: Path) -> Iterator[None]:
     """Lets one process at a time change the index; the lock goes with the process that holds it."""
     from filelock import FileLock, Timeout
 
-    (folder / INDEX).mkdir(exist_ok=True)
-    lock = FileLock(folder / INDEX / LOCK)
     try:
+        (folder / INDEX).mkdir(exist_ok=True)
+        lock = FileLock(folder / INDEX / LOCK)
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"another process is writing the index of {folder}; wait until it is done") from None
+    except OSError as error:
+        raise _not_written(folder, error) from None
     try:
         yield
+    except OSError as error:
+        raise _not_written(folder, error) from None
     finally:
         lock.release()
+
+
+def _not_written(folder: Path, error: OSError) -> OutputError:
+    cause = os.strerror(error.errno) if error.errno else error
+    return OutputError(
+        f"the index of {folder} can't be written ({cause}); the earlier one is kept: make room, and sslzoo index {folder} "
+        "goes on"
+    )
 
 
 def _facts(folder: Path) -> Facts:

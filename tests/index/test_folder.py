@@ -170,6 +170,28 @@ def test_a_vector_that_is_not_a_number_is_refused(tmp_path, vectors):
         folder.write_index(tmp_path / "e")
 
 
+@pytest.mark.parametrize(("limit", "kind"), [(100_000, "exact"), (700_000, "hnsw")])  # of the vectors; of the structure
+def test_a_full_disk_ends_in_one_line_and_keeps_the_old_index(tmp_path, vectors, limit, kind):
+    e = tmp_path / "e"
+    write(e, vectors[:2500])
+    before = folder.write_index(e, "exact")
+    if kind == "exact":
+        write(e, vectors[2500:], first_part=3)
+    code = (
+        "import resource, sys\n"  # a write beyond the limit fails, as on a full disk: Python ignores the signal
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))\n"
+        f"sys.argv = ['sslzoo', 'index', sys.argv[1], '--kind', {kind!r}]\n"
+        "from sslzoo.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(e)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "can't be written" in done.stderr
+    kept = folder.open_index(e)
+    assert (kept.kind, len(kept)) == ("exact", 2500)
+    assert kept.search(vectors[:5], 3).ids == before.search(vectors[:5], 3).ids
+
+
 def test_an_interrupted_build_leaves_the_earlier_index(tmp_path, vectors, monkeypatch):
     e = tmp_path / "e"
     write(e, vectors[:2500])
