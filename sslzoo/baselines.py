@@ -96,6 +96,7 @@ def report(
     specs = _with_twins([m if isinstance(m, EncoderSpec) else registry.resolve(m) for m in models])
     device = str(options.get("device", "auto"))
     scores: dict[str, dict[str, dict[str, Score]]] = {}
+    facts: dict[str, dict[str, Any]] = {}
     for each in sets:
         for name, spec in specs.items():
             place = Path(folder) / "vectors" / each.name / re.sub(r"[^\w.-]", "_", name)
@@ -103,9 +104,9 @@ def report(
                 embed(source, spec, place / f"{part}.emb", resume=True, **options)
                 for part, source in (("train", each.train), ("test", each.test))
             )
+            facts[name] = _facts(spec, bank)
             for probe, score in _probes(each, bank, probed, probes, shots, shares, device).items():
                 scores.setdefault(probe, {}).setdefault(each.name, {})[name] = score
-    facts = {name: _facts(spec) for name, spec in specs.items()}
     return Report(scores, facts, next(iter(specs)))
 
 
@@ -148,7 +149,11 @@ def _probes(
     return scores
 
 
-def _facts(spec: EncoderSpec) -> dict[str, Any]:
+def _facts(spec: EncoderSpec, bank: Embeddings) -> dict[str, Any]:
     p = spec.preprocess
-    how = f"short side {p.resize} px {p.interpolation}, centre {p.size} px"
-    return {"backbone": spec.backbone, "input": how, "weights": spec.sha256[:12] or spec.sources[0]}
+    return {
+        "backbone": spec.backbone,
+        "input": f"short side {p.resize} px {p.interpolation}, centre {p.size} px",
+        "precision": bank.manifest.get("precision", "unknown"),
+        "weights": spec.sha256[:12] or spec.sources[0],
+    }

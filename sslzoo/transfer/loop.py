@@ -64,6 +64,7 @@ def train(
     if batch < 2:
         raise InputError(f"there are {n} training images; fine-tuning needs at least 2")
     steps = n // batch  # the last, smaller batch is left out
+    classifier.to(memory_format=torch.channels_last)
     device, spec = next(classifier.parameters()).device, classifier.encoder.spec
     low = settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device))
     warmup = min(1.0, settings.warmup_epochs / settings.epochs)
