@@ -15,7 +15,7 @@ from sslzoo.evaluate.heads import head_top1
 from sslzoo.evaluate.knn import PROTOCOLS, knn
 from sslzoo.evaluate.linear import few_labels, linear
 from sslzoo.evaluate.report import Report
-from sslzoo.evaluate.score import Score
+from sslzoo.evaluate.score import Score, features_of
 from sslzoo.images.discover import Source, class_names
 from sslzoo.labelled import LabelledSet
 from sslzoo.pipeline import embed
@@ -96,7 +96,7 @@ def report(
     specs = _with_twins([m if isinstance(m, EncoderSpec) else registry.resolve(m) for m in models])
     device = str(options.get("device", "auto"))
     scores: dict[str, dict[str, dict[str, Score]]] = {}
-    facts: dict[str, dict[str, Any]] = {}
+    features: dict[str, str] = {}
     for each in sets:
         for name, spec in specs.items():
             place = Path(folder) / "vectors" / each.name / re.sub(r"[^\w.-]", "_", name)
@@ -104,10 +104,10 @@ def report(
                 embed(source, spec, place / f"{part}.emb", resume=True, **options)
                 for part, source in (("train", each.train), ("test", each.test))
             )
-            facts[name] = _facts(spec, bank)
+            features[name] = f"{spec.backbone}, {features_of(bank)}"
             for probe, score in _probes(each, bank, probed, probes, shots, shares, device).items():
                 scores.setdefault(probe, {}).setdefault(each.name, {})[name] = score
-    return Report(scores, facts, next(iter(specs)))
+    return Report(scores, features, next(iter(specs)))
 
 
 def _with_twins(specs: Sequence[EncoderSpec]) -> dict[str, EncoderSpec]:
@@ -147,13 +147,3 @@ def _probes(
                 bank, probed, share=share, **options
             )
     return scores
-
-
-def _facts(spec: EncoderSpec, bank: Embeddings) -> dict[str, Any]:
-    p = spec.preprocess
-    return {
-        "backbone": spec.backbone,
-        "input": f"short side {p.resize} px {p.interpolation}, centre {p.size} px",
-        "precision": bank.manifest.get("precision", "unknown"),
-        "weights": spec.sha256[:12] or spec.sources[0],
-    }

@@ -51,12 +51,15 @@ def finetune(
     """Fine-tunes an encoder on labelled images, or trains a classifier on it while it stays frozen (`settings.stages` 0).
 
     `train` and `test` are what `embed` takes, with labels. With `out` a classifier folder is written there, and `resume`
-    goes on where an interrupted run of the same call stopped. "random-r18" is training from scratch. An Encoder is changed
-    in place. `metric` of the score is top1 or mean_per_class. Raises InputError for images without labels, and OutputExists.
+    goes on where an interrupted run of the same call stopped; of a finished one it only opens the folder. "random-r18" is
+    training from scratch. An Encoder is changed in place. `metric` of the score is top1 or mean_per_class. Raises
+    InputError for images without labels, and OutputExists.
     """
     settings = settings or Settings()
     if metric not in ("top1", "mean_per_class"):
         raise InputError(f"the metric is {metric!r}; use top1 or mean_per_class")
+    if resume and out is not None and (Path(out) / hub.CONFIG).exists():
+        return FineTuned(Classifier.from_pretrained(out, device=device), (), None)
     folder = _prepare(out, resume)
     photos = Photos.open(train)
     tests = None if test is None else Photos.open(test, photos.classes)

@@ -248,7 +248,8 @@ def load(
 
 def _run(classifier: Classifier, settings: Settings, photos: Photos) -> dict[str, Any]:
     facts = {key: list(v) if isinstance(v, tuple) else v for key, v in settings.to_dict().items()}
-    return {"model": classifier.encoder.spec.name, "images": str(photos.id), **facts}
+    spec = classifier.encoder.spec
+    return {"model": f"{spec.name} {spec.sha256[:12]}", "images": str(photos.id), **facts}
 
 
 def _seed(*stream: int) -> int:

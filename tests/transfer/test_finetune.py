@@ -46,7 +46,9 @@ def test_the_folder_tells_where_it_came_from(tuned):
 def test_a_finished_folder_is_left_alone(tuned, colours):
     folder, _ = tuned
     with pytest.raises(OutputExists, match="sslzoo predict"):
-        finetune(colours[0], "random-r18", folder, resume=True)
+        finetune(colours[0], "random-r18", folder)
+    again = finetune(colours[0], "random-r18", folder, resume=True, device="cpu")
+    assert again.epochs == () and torch.equal(again.classifier.fc.weight, tuned[1].classifier.fc.weight)
     with pytest.raises(OutputExists, match="remove it"):
         tuned[1].classifier.save_pretrained(folder)
 
