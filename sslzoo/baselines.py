@@ -15,7 +15,7 @@ from sslzoo.evaluate.heads import head_top1
 from sslzoo.evaluate.knn import PROTOCOLS, knn
 from sslzoo.evaluate.linear import few_labels, linear
 from sslzoo.evaluate.report import Report
-from sslzoo.evaluate.score import Score
+from sslzoo.evaluate.score import Score, features_of
 from sslzoo.images.discover import Source, class_names
 from sslzoo.labelled import LabelledSet
 from sslzoo.pipeline import embed
@@ -96,6 +96,7 @@ def report(
     specs = _with_twins([m if isinstance(m, EncoderSpec) else registry.resolve(m) for m in models])
     device = str(options.get("device", "auto"))
     scores: dict[str, dict[str, dict[str, Score]]] = {}
+    features: dict[str, str] = {}
     for each in sets:
         for name, spec in specs.items():
             place = Path(folder) / "vectors" / each.name / re.sub(r"[^\w.-]", "_", name)
@@ -103,10 +104,10 @@ def report(
                 embed(source, spec, place / f"{part}.emb", resume=True, **options)
                 for part, source in (("train", each.train), ("test", each.test))
             )
+            features[name] = f"{spec.backbone}, {features_of(bank)}"
             for probe, score in _probes(each, bank, probed, probes, shots, shares, device).items():
                 scores.setdefault(probe, {}).setdefault(each.name, {})[name] = score
-    facts = {name: _facts(spec) for name, spec in specs.items()}
-    return Report(scores, facts, next(iter(specs)))
+    return Report(scores, features, next(iter(specs)))
 
 
 def _with_twins(specs: Sequence[EncoderSpec]) -> dict[str, EncoderSpec]:
@@ -146,9 +147,3 @@ def _probes(
                 bank, probed, share=share, **options
             )
     return scores
-
-
-def _facts(spec: EncoderSpec) -> dict[str, Any]:
-    p = spec.preprocess
-    how = f"short side {p.resize} px {p.interpolation}, centre {p.size} px"
-    return {"backbone": spec.backbone, "input": how, "weights": spec.sha256[:12] or spec.sources[0]}

@@ -150,6 +150,7 @@ def test_knn_stands_beside_random_weights_and_pixels(run, photos):
     assert len(lines) == 1 + 12
     assert lines[1].startswith("knn_top1@k=1,T=0.07 (cosine, leave-one-out, 12 queries)")
     assert "/12 (hash/images)" in err
+    assert "pixels-32: pixels, short side 32 px bilinear, centre 32 px, fp32, weights none" in err
 
 
 def test_knn_on_embeddings(run, photos):

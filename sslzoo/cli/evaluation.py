@@ -209,6 +209,8 @@ def _print_scores(table: dict[str, list[Score]], as_json: bool) -> None:
     print_table(rows)
     first = next(iter(table.values()))[0]
     typer.echo(f"% with 95 % intervals; train set {first.train}, test set {first.test} (hash/images)", err=True)
+    for name, (score, *_) in table.items():
+        typer.echo(f"{name}: {score.features}", err=True)
 
 
 def _print_head(data: str, model: str, as_json: bool, **options: Any) -> None:

@@ -93,18 +93,22 @@ def finetune(
                 f"epoch {epoch.number}/{epoch.epochs}: loss {epoch.loss:.4f}{held}, {epoch.seconds:.1f} s", err=True
             )
 
-    made = run(
-        train,
-        model or registry.PACKAGE_ENCODER,
-        output,
-        test,
-        settings=settings,
-        metric=metric,
-        resume=resume,
-        device=device,
-        workers=workers,
-        on_epoch=tell,
-    )
+    try:
+        made = run(
+            train,
+            model or registry.PACKAGE_ENCODER,
+            output,
+            test,
+            settings=settings,
+            metric=metric,
+            resume=resume,
+            device=device,
+            workers=workers,
+            on_epoch=tell,
+        )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; finished epochs are kept, and the same command with --resume goes on", err=True)
+        raise typer.Exit(130) from None
     score = made.score
     if as_json:
         facts = {"classes": len(made.classifier.classes), "score": score and score.to_dict()}

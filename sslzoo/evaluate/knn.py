@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
-from sslzoo.evaluate.score import Score, codes, of_items, set_id
+from sslzoo.evaluate.score import Score, codes, features_of, of_items, set_id
 
 KS = (1, 5, 10, 20, 100, 200)
 TEMPERATURES = (0.07, 0.1)
@@ -68,7 +69,7 @@ def knn(
                         hits[i, rows] = right.float()
     split = "leave-one-out" if test is None else f"n={len(bank)}"
     note = "" if precision == "fp32" else ", bf16"
-    return [
+    made = [
         of_items(
             hit,
             f"knn_top1@k={k},T={temperature} (cosine, {split}, {len(probes)} queries{note})",
@@ -77,6 +78,7 @@ def knn(
         )
         for hit, k, (_, temperature) in zip(hits.cpu().numpy(), ks, protocols, strict=True)
     ]
+    return [replace(score, features=features_of(queries)) for score in made]
 
 
 def neighbours(

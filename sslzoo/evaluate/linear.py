@@ -19,7 +19,7 @@ from torch import Tensor
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
 from sslzoo.evaluate import logistic
-from sslzoo.evaluate.score import Score, SetId, codes, of_items, set_id
+from sslzoo.evaluate.score import Score, SetId, codes, features_of, of_items, set_id
 
 GRID = np.logspace(-6, 5, 45)
 HELD_OUT = 0.2
@@ -67,7 +67,7 @@ def linear(
     protocol = f"linear_{metric}@logistic (standardised, λ of {len(penalties)} held out, n={len(rows)})"
     used = set_id(train) if len(rows) == len(train) else _subset_id(train, rows)
     made = of_items(items, protocol, used, set_id(test), truth if metric == "mean_per_class" else None)
-    return replace(made, penalty=penalty)
+    return replace(made, penalty=penalty, features=features_of(test))
 
 
 def few_labels(
@@ -97,7 +97,7 @@ def few_labels(
     items = np.mean([s.items for s in scores], axis=0).astype(np.float32)
     protocol = f"linear_{metric}@logistic (standardised, {amount}, {draws} draws, n={len(picked[0])})"
     made = of_items(items, protocol, _subset_id(train, np.concatenate(picked)), scores[0].test, scores[0].groups)
-    return replace(made, draws=tuple(s.value for s in scores))
+    return replace(made, draws=tuple(s.value for s in scores), features=features_of(test))
 
 
 def draw(

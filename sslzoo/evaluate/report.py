@@ -22,10 +22,10 @@ th,td{border:1px solid #ccc;padding:4px 10px;text-align:left}th{background:#f2f2
 
 @dataclass(frozen=True)
 class Report:
-    """Scores by probe, set and encoder; `encoders` says how each was run, and `reference` is the one compared with."""
+    """Scores by probe, set and encoder; `encoders` says how each one's features came about; `reference` is compared with."""
 
     scores: Mapping[str, Mapping[str, Mapping[str, Score]]]
-    encoders: Mapping[str, Mapping[str, Any]]
+    encoders: Mapping[str, str]
     reference: str
 
     def comparison(self, probe: str, name: str, encoder: str) -> Comparison | None:
@@ -88,5 +88,4 @@ class Report:
             for name, by_encoder in sets.items():
                 score = next(iter(by_encoder.values()))
                 yield f"{name}: {score.protocol}; training set {score.train}, test set {score.test} (hash/images)"
-        for encoder, facts in self.encoders.items():
-            yield f"{encoder}: " + ", ".join(f"{key} {value}" for key, value in facts.items())
+        yield from (f"{encoder}: {features}" for encoder, features in self.encoders.items())

@@ -41,6 +41,16 @@ def set_id_of(ids: Sequence[str], labels: Sequence[object]) -> SetId:
     return SetId(hashlib.sha256(lines.encode()).hexdigest()[:12], len(ids))
 
 
+def features_of(embeddings: Embeddings) -> str:
+    """How vectors came about, as far as their manifest tells: layer, input, precision and weights."""
+    m = embeddings.manifest
+    if "preprocess" not in m:
+        return ""
+    p, layer = m["preprocess"], "pixels" if m["backend"] == "numpy" else "pooled layer4"
+    taken = f"short side {p['resize']} px {p['interpolation']}, centre {p['size']} px"
+    return f"{layer}, {taken}, {m['precision']}, weights {m['weights'][:12]}"
+
+
 @dataclass(frozen=True)
 class Score:
     """One number, the results behind it, and what makes it comparable: protocol and data.
@@ -57,6 +67,7 @@ class Score:
     groups: NDArray[np.int64] | None = None
     draws: tuple[float, ...] = ()  # the value of each draw of training images, where `value` is their mean
     penalty: float | None = None  # the λ that a linear probe chose
+    features: str = ""  # what was judged: see `features_of`
 
     def interval(self) -> float:
         """Half the width of the 95 % interval, in the unit of `value`: see `half_width`; with draws, over these too."""
@@ -67,7 +78,15 @@ class Score:
         """As JSON has it."""
         sets = {name: str(each) for name, each in (("train", self.train), ("test", self.test)) if each}
         chosen = {} if self.penalty is None else {"penalty": self.penalty}
-        return {"value": self.value, "interval95": self.interval(), "protocol": self.protocol, **sets, **chosen}
+        judged = {"features": self.features} if self.features else {}
+        return {
+            "value": self.value,
+            "interval95": self.interval(),
+            "protocol": self.protocol,
+            **sets,
+            **judged,
+            **chosen,
+        }
 
 
 def of_items(

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslzoo import registry
+from sslzoo import hub, registry
 from sslzoo.backends import torch_backend
 from sslzoo.encoder import Encoder
+from sslzoo.errors import OutputExists
 from sslzoo.spec import EncoderSpec
 from sslzoo.transfer import folder as folders
 
@@ -42,7 +43,12 @@ class Classifier(nn.Module):
         return self.eval()
 
     def save_pretrained(self, folder: str | Path, run: Mapping[str, Any] | None = None) -> EncoderSpec:
-        """Writes a classifier folder and returns the spec of the encoder in it; `run` is told in its config."""
+        """Writes a classifier folder and returns the spec of the encoder in it; `run` is told in its config.
+
+        Raises OutputExists where there is one.
+        """
+        if (Path(folder) / hub.CONFIG).exists():
+            raise OutputExists(f"{folder} already exists; remove it or choose another output")
         spec = dataclasses.replace(
             self.encoder.spec, checkpoints=(), head=None, scores=(), canary=None, verified="none", default=False
         )

@@ -51,12 +51,15 @@ def finetune(
     """Fine-tunes an encoder on labelled images, or trains a classifier on it while it stays frozen (`settings.stages` 0).
 
     `train` and `test` are what `embed` takes, with labels. With `out` a classifier folder is written there, and `resume`
-    goes on where an interrupted run of the same call stopped. "random-r18" is training from scratch. An Encoder is changed
-    in place. `metric` of the score is top1 or mean_per_class. Raises InputError for images without labels, and OutputExists.
+    goes on where an interrupted run of the same call stopped; of a finished one it only opens the folder. "random-r18" is
+    training from scratch. An Encoder is changed in place. `metric` of the score is top1 or mean_per_class. Raises
+    InputError for images without labels, and OutputExists.
     """
     settings = settings or Settings()
     if metric not in ("top1", "mean_per_class"):
         raise InputError(f"the metric is {metric!r}; use top1 or mean_per_class")
+    if resume and out is not None and (Path(out) / hub.CONFIG).exists():
+        return FineTuned(Classifier.from_pretrained(out, device=device), (), None)
     folder = _prepare(out, resume)
     photos = Photos.open(train)
     tests = None if test is None else Photos.open(test, photos.classes)
@@ -71,8 +74,9 @@ def finetune(
     for epoch in loop.train(classifier, used, settings, held_out=held, folder=folder, workers=workers):
         epochs.append(epoch)
         on_epoch(epoch)
-    score = None if tests is None else _score(classifier, photos, tests, origin, settings, metric, workers)
-    classifier.encoder.spec = _described(classifier.encoder.spec, origin, photos, settings, folder)
+    done = epochs[-1].number if epochs else settings.epochs
+    score = None if tests is None else _score(classifier, photos, tests, settings, done, metric, workers)
+    classifier.encoder.spec = _described(classifier.encoder.spec, origin, photos, done, folder)
     if folder is not None:
         run = {
             "from": origin.name,
@@ -108,9 +112,7 @@ def _sized(spec: EncoderSpec, settings: Settings) -> EncoderSpec:
     return dataclasses.replace(spec, preprocess=scaled)
 
 
-def _described(
-    spec: EncoderSpec, origin: EncoderSpec, photos: Photos, settings: Settings, folder: Path | None
-) -> EncoderSpec:
+def _described(spec: EncoderSpec, origin: EncoderSpec, photos: Photos, epochs: int, folder: Path | None) -> EncoderSpec:
     images = f"{len(photos.items)} labelled images of {len(photos.classes)} classes"
     scratch = origin.method == "random"
     how = "Trained from random weights" if scratch else f"Fine-tuned from {origin.name}"
@@ -118,7 +120,7 @@ def _described(
         "name": folder.resolve().name if folder is not None else f"{origin.name}-finetuned",
         "method": "supervised" if scratch else origin.method,
         "trained_on": f"{images}" if scratch else f"{origin.trained_on}; then {images}",
-        "note": f"{how} on {images} for {settings.epochs} epochs. {origin.note}".strip(),
+        "note": f"{how} on {images} for {epochs} epochs. {origin.note}".strip(),
     }
     return dataclasses.replace(spec, sources=(), sha256="", size_bytes=0, **changes)
 
@@ -127,8 +129,8 @@ def _score(
     classifier: Classifier,
     photos: Photos,
     tests: Photos,
-    origin: EncoderSpec,
     settings: Settings,
+    epochs: int,
     metric: str,
     workers: int,
 ) -> Score:
@@ -136,9 +138,11 @@ def _score(
         settings.stages
     ]
     p = classifier.encoder.spec.preprocess
+    rows, right = loop.hits(classifier, tests, workers)
+    tests = tests.take(rows)
     protocol = (
-        f"finetune_{metric}@{settings.epochs} epochs ({trained}, {settings.optimizer}, lr {settings.lr:g}, batch "
+        f"finetune_{metric}@{epochs} epochs ({trained}, {settings.optimizer}, lr {settings.lr:g}, batch "
         f"{settings.batch_size}, {p.resize} to {p.size} px, n={len(photos.items)}, {len(tests.items)} test images)"
     )
     groups = tests.codes if metric == "mean_per_class" else None
-    return of_items(loop.hits(classifier, tests, workers), protocol, photos.id, tests.id, groups)
+    return of_items(right, protocol, photos.id, tests.id, groups)

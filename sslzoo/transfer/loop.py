@@ -64,6 +64,7 @@ def train(
     if batch < 2:
         raise InputError(f"there are {n} training images; fine-tuning needs at least 2")
     steps = n // batch  # the last, smaller batch is left out
+    classifier.to(memory_format=torch.channels_last)
     device, spec = next(classifier.parameters()).device, classifier.encoder.spec
     low = settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device))
     warmup = min(1.0, settings.warmup_epochs / settings.epochs)
@@ -100,7 +101,7 @@ def train(
             raise InputError(
                 f"the loss is not finite in epoch {epoch + 1}; type a lower rate: --lr {settings.lr / 3:.2g}"
             )
-        right = None if held_out is None else float(hits(classifier, held_out, workers).mean())
+        right = None if held_out is None else float(hits(classifier, held_out, workers)[1].mean())
         keep.see(right, classifier)
         if folder is not None:
             save(folder, classifier, optimizer, settings, photos, keep, epoch + 1)
@@ -157,15 +158,19 @@ def mixer(settings: Settings, classes: int) -> Mix:
     return v2.RandomChoice([kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha])  # type: ignore[no-any-return]
 
 
-def hits(classifier: Classifier, photos: Photos, workers: int = 0) -> NDArray[np.float32]:
-    """Whether each image's largest logit is its class, 1.0 or 0.0 `[n]`, in fp32; unreadable images raise ImageError."""
+def hits(classifier: Classifier, photos: Photos, workers: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The rows of the images that can be read, and whether the largest logit of each is its class, 1.0 or 0.0; in fp32."""
     run = TorchBackend(classifier.encoder.backbone, classifier.encoder.spec)
     weight, bias = (p.detach().float().cpu().numpy() for p in (classifier.fc.weight, classifier.fc.bias))
     whole = photos.whole(classifier.encoder.spec.preprocess, workers)
-    found = []
-    while some := [pixels for _, pixels in itertools.islice(whole, 64)]:
-        found.append((run(np.stack(some)) @ weight.T + bias).argmax(1))
-    return np.asarray(np.concatenate(found) == photos.codes, np.float32)
+    rows: list[int] = []
+    found: list[int] = []
+    while some := list(itertools.islice(whole, 64)):
+        rows += [row for row, _ in some]
+        found += (run(np.stack([pixels for _, pixels in some])) @ weight.T + bias).argmax(1).tolist()
+    if not rows:
+        raise InputError(f"none of the {len(photos.items)} images to score on could be read; see that they are images")
+    return np.array(rows), np.asarray(np.array(found) == photos.codes[rows], np.float32)
 
 
 class Best:
@@ -243,7 +248,8 @@ def load(
 
 def _run(classifier: Classifier, settings: Settings, photos: Photos) -> dict[str, Any]:
     facts = {key: list(v) if isinstance(v, tuple) else v for key, v in settings.to_dict().items()}
-    return {"model": classifier.encoder.spec.name, "images": str(photos.id), **facts}
+    spec = classifier.encoder.spec
+    return {"model": f"{spec.name} {spec.sha256[:12]}", "images": str(photos.id), **facts}
 
 
 def _seed(*stream: int) -> int:

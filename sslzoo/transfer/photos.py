@@ -71,11 +71,10 @@ class Photos:
                 yield row, pixels
 
     def whole(self, preprocess: Preprocess, workers: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Row and pixels of each image as the encoder sees it; raises ImageError on the first that can't be read."""
+        """Row and pixels of each image as the encoder sees it; images that can't be read are left out."""
         for row, (_, result) in enumerate(read(self.items, preprocess, workers=workers)):
-            if isinstance(result, ImageError):
-                raise result
-            yield row, result[0]
+            if not isinstance(result, ImageError):
+                yield row, result[0]
 
 
 def random_box(

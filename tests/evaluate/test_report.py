@@ -23,7 +23,7 @@ def score(right):
 @pytest.fixture
 def known():
     by_encoder = {"good": score(9), "equal": score(9), "random-r18": score(1)}
-    return Report({"kNN": {"pets": by_encoder}}, {name: {"backbone": "resnet18"} for name in by_encoder}, "good")
+    return Report({"kNN": {"pets": by_encoder}}, dict.fromkeys(by_encoder, "resnet18"), "good")
 
 
 def test_a_difference_is_told_only_where_there_is_one(known):

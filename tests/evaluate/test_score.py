@@ -62,3 +62,14 @@ def test_draws_are_compared_in_pairs_too():
     assert compare(a, b).interval == pytest.approx(4.303 * (0.03 / 3) ** 0.5)
     with pytest.raises(InputError, match="one protocol"):
         compare(score([1, 0]), Score(0.5, np.array([1, 0], np.float32), "p", SetId("abd", 4), SET))
+
+
+def test_a_score_tells_what_was_judged(photos):
+    import sslzoo
+    from sslzoo.evaluate.knn import knn
+
+    e = sslzoo.embed(photos, "random-r18", precision="fp32")
+    found = knn(e, protocols=[(1, 0.1)])[0].to_dict()["features"]
+    assert found.startswith("pooled layer4, short side 96 px bilinear, centre 96 px, fp32, weights ")
+    assert found.endswith(e.manifest["weights"][:12])
+    assert "features" not in score([1, 0]).to_dict()  # unknown of vectors without a manifest

@@ -46,7 +46,11 @@ def test_the_folder_tells_where_it_came_from(tuned):
 def test_a_finished_folder_is_left_alone(tuned, colours):
     folder, _ = tuned
     with pytest.raises(OutputExists, match="sslzoo predict"):
-        finetune(colours[0], "random-r18", folder, resume=True)
+        finetune(colours[0], "random-r18", folder)
+    again = finetune(colours[0], "random-r18", folder, resume=True, device="cpu")
+    assert again.epochs == () and torch.equal(again.classifier.fc.weight, tuned[1].classifier.fc.weight)
+    with pytest.raises(OutputExists, match="remove it"):
+        tuned[1].classifier.save_pretrained(folder)
 
 
 class Stop(Exception):
@@ -208,8 +212,13 @@ def test_unreadable_and_unlabelled_images(tmp_path, colours):
         "a/good.png",
         "b/good.png",
     ]
-    made = finetune(tmp_path, "random-r18", settings=Settings(**FAST | {"epochs": 1}), device="cpu")
+    made = finetune(tmp_path, "random-r18", test=tmp_path, settings=Settings(**FAST | {"epochs": 1}), device="cpu")
     assert np.isfinite(made.epochs[0].loss)
+    assert made.score.test.size == len(made.score.items) == 2
+    (tmp_path / "a" / "good.png").unlink()
+    (tmp_path / "b" / "good.png").unlink()
+    with pytest.raises(InputError, match="none of the 2 images"):
+        loop.hits(made.classifier, Photos.open(tmp_path))
 
 
 def test_presets_are_the_papers():

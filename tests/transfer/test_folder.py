@@ -124,3 +124,22 @@ def test_from_the_command_line(run, colours, tmp_path):
     assert code == 1 and "sslzoo finetune" in err
     code, out, _ = run("finetune", train, "-o", "f", *options, "--freeze", "--preset", "swav-linear", "--json", "-q")
     assert code == 0 and json.loads(out)["score"] is None
+
+
+def test_ctrl_c_leaves_a_run_to_go_on_with(run, colours, monkeypatch, tmp_path):
+    from sslzoo.transfer import loop
+
+    kept = loop.save
+
+    def save_and_interrupt(*arguments):
+        kept(*arguments)
+        raise KeyboardInterrupt
+
+    options = ("-m", "random-r18", "-o", "c", "--epochs", 2, "--size", 32, "-b", 8, "--precision", "fp32", "-q")
+    monkeypatch.setattr(loop, "save", save_and_interrupt)
+    code, _, err = run("finetune", colours[0], *options)
+    assert code == 130 and "--resume" in err
+    monkeypatch.setattr(loop, "save", kept)
+    assert run("finetune", colours[0], *options)[0] == 1
+    assert run("finetune", colours[0], *options, "--resume")[0] == 0
+    assert [p.name for p in (tmp_path / "c").glob("*.pt")] == []
