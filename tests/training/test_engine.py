@@ -197,7 +197,8 @@ def test_no_step_waits_for_the_device(tiny, images, method):
     assert waits.seen  # the report after the last one does read
 
 
-@pytest.mark.slow  # needs a C++ compiler, and minutes of it
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 def test_compiled_networks_learn_the_same(tiny, images, method):
