@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from sslzoo.optim import LARS, learning_rate
 from training.methods import BYOL, MoCo, SimCLR, SimSiam, SwAV
+from training.methods.base import follow, frozen_copy
 from training.methods.byol import target_rate
 from training.methods.swav import sinkhorn
 
@@ -61,10 +62,13 @@ def moco(m, views):
 
 
 def swav(m, views):
-    z = F.normalize(m.projector(m.backbone(torch.cat(views))), dim=1).chunk(2)  # one BN for all crops, as the authors
+    """Crops of one size go through the backbone together, all of them through one projector, as the authors have it."""
+    features = [m.backbone(torch.cat(views[:2]))] + ([m.backbone(torch.cat(views[2:]))] if views[2:] else [])
+    z = F.normalize(m.projector(torch.cat(features)), dim=1).chunk(len(views))
     with torch.no_grad():
         m.prototypes.weight.copy_(F.normalize(m.prototypes.weight, dim=1))
-    return SwaVLoss()([m.prototypes(x) for x in z], [])
+    scores = [m.prototypes(x) for x in z]
+    return SwaVLoss()(scores[:2], scores[2:])
 
 
 def ema(m, step):
@@ -79,6 +83,7 @@ METHODS = {
     "byol": (lambda b: BYOL(b, 32, hidden=16, projection=8, tau=0.9), byol, "lightly"),
     "simsiam": (lambda b: SimSiam(b, 32, projection=16, prediction=8), simsiam, "lightly"),
     "swav": (lambda b: SwAV(b, 32, hidden=16, projection=8, prototypes=6), swav, "lightly"),
+    "swav, 2 + 3 crops": (lambda b: SwAV(b, 32, hidden=16, projection=8, prototypes=6), swav, "lightly"),
 }
 
 
@@ -92,7 +97,8 @@ def compare(name):
         theirs.list = list(theirs.queue.clone())
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4) for m in (ours, theirs)]
     generator = torch.Generator().manual_seed(1)
-    batches = [[torch.rand(16, 3, 12, 12, generator=generator) for _ in range(2)] for _ in range(STEPS)]
+    sizes = [12, 12, 8, 8, 8] if "crops" in name else [12, 12]
+    batches = [[torch.rand(16, 3, size, size, generator=generator) for size in sizes] for _ in range(STEPS)]
     losses, gradients = [], []
     for step, views in enumerate(batches):
         values = [ours.loss(views, step / STEPS)[0], reference(theirs, views)]
@@ -109,7 +115,7 @@ def compare(name):
         ours.after_step(step / STEPS)
         if name in ("byol", "mocov2"):
             ema(theirs, step)
-        elif name == "swav":
+        elif isinstance(ours, SwAV):
             theirs.after_step(0.0)  # unit prototypes, so that the weights compare
     return {"loss": max(losses), "gradients": first, "weights": difference(ours.parameters(), theirs.parameters())}
 
@@ -138,6 +144,13 @@ def parts():
             m(x).square().mean().backward()
             o.step()
     result["LARS"] = difference([ours.weight], [theirs.weight])
+    slow = frozen_copy(ours)
+    nn.init.normal_(ours.weight)
+    also = copy.deepcopy(slow)
+    for _ in range(STEPS):
+        follow(slow, [ours], 0.996)
+        update_momentum(nn.Sequential(ours), also, 0.996)
+    result["EMA"] = difference(slow.parameters(), also.parameters())
     rates = [learning_rate(i / 10, base=2.0, warmup=0.0, final=0.1) for i in range(11)]
     result["cosine rate"] = max(abs(r - cosine_schedule(i, 11, 2.0, 0.1)) for i, r in enumerate(rates))
     taus = [target_rate(i / 10, tau=0.99, final=1.0) for i in range(11)]

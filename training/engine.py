@@ -85,11 +85,13 @@ def train(
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
     report_seconds: float = 30.0,
+    save_seconds: float = 60.0,
 ) -> Iterator[Progress]:
     """Trains `method` in place on uint8 images `[n, 3, h, w]`, yielding about every `report_seconds` and after each epoch.
 
     The images are in memory or streamed; a stream gives the same batches.
-    With `out`, a checkpoint is written there after each epoch and when the loop ends; `resume` continues from it.
+    With `out`, a checkpoint is written there when the loop ends and after an epoch, where epochs are short not more often
+    than every `save_seconds`; `resume` continues from it.
     `stop` is asked before every step and ends the loop cleanly. Raises Diverged when the loss is not finite.
     Under torchrun each process computes its part of every batch; the loss is the mean over all of them.
     """
@@ -117,7 +119,7 @@ def train(
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
 
     step = checkpoint.load(out, method, optimizer, recipe, len(images)) if resume and out is not None else 0
-    saved = -1
+    saved, saved_at = -1, float("-inf")
     feed = images.batches(rows_from(step, steps, images, recipe), device)
     total, first_bad = torch.zeros((), device=device), torch.tensor(steps, device=device)
     counted, began, output = 0, time.perf_counter(), torch.zeros(2, 2)
@@ -150,9 +152,9 @@ def train(
             if int(first_bad) < steps:
                 break
             report = _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
-            if end_of_epoch and out is not None and rank == 0:
+            if end_of_epoch and out is not None and rank == 0 and time.monotonic() - saved_at >= save_seconds:
                 checkpoint.save(out, method, optimizer, recipe, step, len(images))
-                saved = step
+                saved, saved_at = step, time.monotonic()
             yield report
             total, counted, began = torch.zeros_like(total), 0, time.perf_counter()
     feed.close()  # ends the threads that decode ahead

@@ -38,6 +38,16 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tiny, images, tmp_path
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_short_epochs_do_not_wait_for_the_disk(tiny, images, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(checkpoint, "save", lambda out, method, optimizer, recipe, step, images: saved.append(step))
+    run(tiny(epochs=4), images, out=tmp_path)
+    assert saved == [4, 16]  # the first epoch, at once, and the end
+    saved.clear()
+    run(tiny(epochs=4), images, out=tmp_path, save_seconds=0)
+    assert saved == [4, 8, 12, 16]
+
+
 def test_training_between_reports_is_not_changed_by_evaluation(tiny, images):
     recipe = tiny()
     plain, _ = run(recipe, images)
@@ -197,7 +207,8 @@ def test_no_step_waits_for_the_device(tiny, images, method):
     assert waits.seen  # the report after the last one does read
 
 
-@pytest.mark.slow  # needs a C++ compiler, and minutes of it
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 def test_compiled_networks_learn_the_same(tiny, images, method):

@@ -89,7 +89,7 @@ def test_what_a_run_leaves_is_its_last_epoch(tiny, tmp_path):
     images = torch.from_numpy(pictures(24, 0)).permute(0, 3, 1, 2).contiguous()
     recipe = tiny(epochs=2)
     method = engine.build(recipe)
-    for report in engine.train(method, images, recipe, out=tmp_path):
+    for report in engine.train(method, images, recipe, out=tmp_path, save_seconds=0):
         state = checkpoint.read(tmp_path / checkpoint.FILE)
         assert state["step"] == report.step
         assert all(torch.equal(state["method"][name], value) for name, value in method.state_dict().items())

@@ -172,3 +172,13 @@ def test_a_damaged_checkpoint_is_one_line(run, photos, tmp_path):
     for line in ([*command, "--resume"], ["export", "r", "-o", "out"]):
         code, _, error = run(*line)
         assert code == 1 and "checkpoint.pt can't be read" in error and not (tmp_path / "out").exists()
+
+
+def test_collapsed_outputs_are_told(run, photos):
+    """SimSiam without what keeps it from collapsing."""
+    changes = ["epochs=8", "lr_per_256=6.0", "progressive=[[0.0, 1.0]]"]
+    changes += [f"method_options.{option}" for option in ("stop_gradient=false", "norm=none", "projection=64")]
+    sets = [word for change in changes for word in ("--set", change)]
+    code, _, err = run("simsiam-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, *sets)
+    assert code in (0, None)
+    assert "the outputs have collapsed (std 0.0" in err and "--set lr_per_256" in err

@@ -32,6 +32,15 @@ def test_the_papers_peak_rates():
     assert rates == pytest.approx({"simclr": 4.8, "simsiam": 0.1, "swav": 4.8, "mocov2": 0.03})
 
 
+def test_swav_with_small_batches_as_its_authors_ran_it():
+    small = recipe.load("swav-r50.in1k_200ep_bs256")
+    assert (small.learning_rate, small.final_lr, small.warmup_epochs, small.batch_size) == (0.6, 0.0006, 0, 256)
+    options = small.method_options
+    assert (options["queue"], options["prototypes"], options["epsilon"]) == (3840, 3000, 0.05)
+    assert options["queue_from"] * small.epochs == pytest.approx(15)
+    assert options["freeze_until"] * small.epochs * (1_281_167 // 256) == pytest.approx(5005, abs=2)
+
+
 def test_mocos_statistics_are_never_taken_over_all_processes():
     """They would undo the split, and the shuffle of the keys with it (MoCo v1, section 3.3)."""
     assert not [path.stem for path in recipe.RECIPES.glob("moco*.toml") if recipe.load(path.stem).sync_bn]
