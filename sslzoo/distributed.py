@@ -46,12 +46,14 @@ def embed(
     out: str | Path = "",
     *,
     actors: int = 0,
-    batch_size: int = 16,
+    batch_size: int = 0,
     workers: int = 0,
     device: str = "auto",
     precision: str = "auto",
     backend: str = "auto",
     policy: Policy = DEFAULT,
+    decoder: str = "pillow",
+    compiled: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     deterministic: bool = False,
@@ -66,7 +68,7 @@ def embed(
     """
     if precision == "int8":
         raise InputError("int8 is calibrated by one process; use --engine local, or --engine ray with fp32 or bf16")
-    job, folder = Job(source, batch_size, workers, deterministic, part_size, policy), Path(out)
+    job, folder = Job(source, batch_size, workers, deterministic, part_size, policy, decoder), Path(out)
     next(job.items())  # raises InputError when there is none
     earlier = prepare_output(folder, resume=resume, overwrite=overwrite)
     if earlier is not None:
@@ -76,7 +78,7 @@ def embed(
     try:
         actors, share = _share(actors, device)
         job = replace(job, workers=job.workers or share["num_cpus"])
-        choices = {"device": device, "precision": precision, "backend": backend}
+        choices = {"device": device, "precision": precision, "backend": backend, "compiled": compiled}
         manifest = _ask(ray.remote(_manifest).options(**share), job, model, choices)
         if earlier is not None:
             require_same(earlier, manifest, folder)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import platform
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +23,7 @@ from sslzoo.embeddings import FORMAT
 from sslzoo.errors import ImageError, InputError, Interrupted
 from sslzoo.images.decode import DEFAULT, Policy
 from sslzoo.images.discover import Item, Reader, Source, Summary, open_source
-from sslzoo.images.read import read, read_or_reuse
+from sslzoo.images.read import Fast, read, read_or_reuse
 from sslzoo.images.sources.location import is_url
 from sslzoo.spec import Preprocess
 from sslzoo.update import Known, Reuse
@@ -36,13 +38,16 @@ class Job:
     """What is embedded, and in which portions."""
 
     source: Source
-    batch_size: int = 16
+    batch_size: int = 0  # 0: what suits the back end
     workers: int = 0
     deterministic: bool = False
     part_size: int = PART_SIZE
     policy: Policy = DEFAULT
+    decoder: str = "pillow"
 
     def __post_init__(self) -> None:
+        if self.decoder not in ("pillow", "torch"):
+            raise InputError(f"decoder is {self.decoder!r}; use pillow, or torch for JPEG on a GPU")
         self.summary, self.reader = Summary(), open_source(self.source)
         if self.deterministic:
             self.batch_size = DETERMINISTIC_BATCH
@@ -50,7 +55,7 @@ class Job:
     def like(self, manifest: dict[str, Any]) -> Job:
         """The same job in an earlier run's portions, so that a resumed run computes the very batches of an unbroken one."""
         sizes = {key: manifest[key] for key in ("batch_size", "part_size", "deterministic")}
-        job = replace(self, **sizes)
+        job = replace(self, **sizes, decoder=manifest.get("decoder", "pillow"))
         job.summary, job.reader = self.summary, self.reader
         return job
 
@@ -89,8 +94,9 @@ class Job:
             "source": _describe(self.source),
             "columns": dict(self.reader.columns),
             "part_size": self.part_size,
-            "batch_size": self.batch_size,
+            "batch_size": self.batch_size or run.batch_size,
             "deterministic": self.deterministic,
+            **({"decoder": self.decoder} if self.decoder != "pillow" else {}),
             "software": {"python": platform.python_version()} | {name: version(name) for name in packages},
         }
 
@@ -125,11 +131,24 @@ class Job:
     def embed_part(self, items: Iterator[Item], run: Backend, bar: Bar, reuse: Reuse | None = None) -> Part:
         """The rows and failures of one part; its batches don't depend on what came before it."""
         part = Part(run.spec.dim)
+        size = self.batch_size or run.batch_size
         rows: list[int] = []
         batch: list[NDArray[np.uint8]] = []
+        begun: deque[tuple[list[int], Callable[[], NDArray[np.float32]]]] = deque()
+
+        def begin(padding: int = 0) -> None:
+            """Starts the batch; meanwhile the vectors of the one before it are fetched."""
+            begun.append((rows, run.begin(np.stack(batch + [np.zeros_like(batch[0])] * padding))))
+            if len(begun) > 1:
+                fetch()
+
+        def fetch() -> None:
+            places, vectors = begun.popleft()
+            part.put(places, vectors()[: len(places)])
+
         known = ((item, reuse.find(item) if reuse else None) for item in items)
         for item, result in read_or_reuse(
-            known, run.spec.preprocess, self.policy, workers=self.workers, ahead=4 * self.batch_size
+            known, run.spec.preprocess, self.policy, workers=self.workers, ahead=4 * size, fast=self._fast(run)
         ):
             part.inputs.append(item.id)
             bar.update(failed=isinstance(result, ImageError))
@@ -139,17 +158,29 @@ class Job:
             if isinstance(result, Known):
                 part.put([part.add(item.id, result.facts)], result.vector[None])
                 continue
-            pixels, decoded = result
-            facts = Facts(decoded.width, decoded.height, decoded.flags, item.label, item.columns, item.stamp)
-            rows.append(part.add(item.id, facts))
+            pixels, facts = result
+            rows.append(
+                part.add(item.id, Facts(facts.width, facts.height, facts.flags, item.label, item.columns, item.stamp))
+            )
             batch.append(pixels)
-            if len(batch) == self.batch_size:
-                part.put(rows, run(np.stack(batch)))
+            if len(batch) == size:
+                begin()
                 rows, batch = [], []
         if batch:
-            padding = [np.zeros_like(batch[0])] * (self.batch_size - len(batch) if self.deterministic else 0)
-            part.put(rows, run(np.stack(batch + padding))[: len(batch)])
+            begin(size - len(batch) if self.deterministic else 0)
+        while begun:
+            fetch()
         return part
+
+    def _fast(self, run: Backend) -> Fast | None:
+        """The decoder of JPEG files where it isn't Pillow."""
+        if self.decoder == "pillow":
+            return None
+        if not hasattr(run, "device"):
+            raise InputError(f"--decoder torch goes with --backend torch, not {run.engine}; add it")
+        from sslzoo.backends import fast_decode
+
+        return partial(fast_decode.pixels, device=run.device)
 
 
 def _describe(source: Source) -> str:

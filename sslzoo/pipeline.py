@@ -22,12 +22,14 @@ def embed(
     model: Any = None,
     out: str | Path | None = None,
     *,
-    batch_size: int = 16,
+    batch_size: int = 0,
     workers: int = 0,
     device: str = "auto",
     precision: str = "auto",
     backend: str = "auto",
     policy: Policy = DEFAULT,
+    decoder: str = "pillow",
+    compiled: bool = False,
     int8: Path | None = None,
     resume: bool = False,
     update: bool = False,
@@ -47,16 +49,18 @@ def embed(
     `resume` goes on with an interrupted run, keeping its precision and batch size; `update` embeds what is new or changed
     in a folder (by size and time) and drops what is gone. `precision` is fp32, bf16, fp16, int8 or auto, `backend` torch,
     openvino or auto (see `backends.open_backend`). int8 is calibrated on the first images; with `int8`, the quantised
-    graph in that embeddings folder is used. `workers` 0 takes one decode thread per processor. `policy` is what may be
-    chosen about decoding. `deterministic` computes in batches of one size, so that on one machine a vector never depends
-    on what it was computed with. `progress` shows a bar on stderr; `stop` is asked between parts.
+    graph in that embeddings folder is used. `workers` 0 takes one decode thread per processor, `batch_size` 0 is 16 on a
+    CPU and 256 on a GPU. For a GPU, `decoder` "torch" decodes JPEG files there, and `compiled` runs the network through
+    torch.compile. `policy` is what may be chosen about decoding. `deterministic` computes in batches of one size, so that
+    on one machine a vector never depends on what it was computed with. `progress` shows a bar on stderr; `stop` is asked
+    between parts.
 
     Row i never shifts: ids are the images' own paths. Raises InputError when the source is missing, empty or without one
     readable image (nothing is written then), OutputExists when `out` is there already, and Interrupted after `stop`.
     """
-    job = Job(source, batch_size, workers, deterministic, part_size, policy)
+    job = Job(source, batch_size, workers, deterministic, part_size, policy, decoder)
     folder = Path(out) if out is not None else None
-    choices = {"device": device, "backend": backend}
+    choices = {"device": device, "backend": backend, "compiled": compiled}
     if update and folder is not None and folder.exists():
         return _update(job, folder, model, progress, stop, choices)
     items = job.items()
@@ -81,7 +85,7 @@ def _open(model: Any, job: Job, int8: Path | None, **choices: Any) -> Backend:
 
 
 def _update(
-    job: Job, folder: Path, model: Any, progress: bool, stop: Callable[[], bool], choices: dict[str, str]
+    job: Job, folder: Path, model: Any, progress: bool, stop: Callable[[], bool], choices: dict[str, Any]
 ) -> Embeddings:
     """Embeds what is new or changed into a folder beside the old one, takes over the rest, and puts it in its place."""
     earlier = read_manifest(folder)
@@ -112,7 +116,7 @@ def embed_shard(
     """
     if not 0 <= shard < shards:
         raise InputError(f"there is no shard {shard}/{shards}; they count from 0/{shards} to {shards - 1}/{shards}")
-    portions = ("batch_size", "workers", "deterministic", "part_size", "policy")
+    portions = ("batch_size", "workers", "deterministic", "part_size", "policy", "decoder")
     job = Job(source, **{key: options.pop(key) for key in portions if key in options})
     items, folder = job.items(), Path(out)
     earlier = prepare_output(folder, resume=True, overwrite=False)

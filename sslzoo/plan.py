@@ -9,7 +9,6 @@ from typing import Any
 
 from sslzoo import registry
 from sslzoo.backends import open_backend
-from sslzoo.images.decode import DEFAULT
 from sslzoo.images.discover import Source
 from sslzoo.job import Bar, Job
 
@@ -31,8 +30,8 @@ def plan(source: Source, model: Any = None, *, sample: int = 48, **options: Any)
 
     Counts are None where only reading everything would tell (a compressed tar, a remote folder).
     """
-    policy = options.pop("policy", DEFAULT)
-    job = Job(source, options.pop("batch_size", 16), options.pop("workers", 0), part_size=sample, policy=policy)
+    portions = {key: options.pop(key) for key in ("batch_size", "workers", "policy", "decoder") if key in options}
+    job = Job(source, part_size=sample, **portions)
     items = job.items()
     run = open_backend(model or registry.PACKAGE_ENCODER, **{"precision": "auto", "int8": job.samples, **options})
     with Bar(job.reader, shown=False) as bar:

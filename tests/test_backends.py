@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sslzoo
-from sslzoo.backends import PixelsBackend, open_backend
+from sslzoo.backends import Immediate, PixelsBackend, open_backend, torch_backend
 from sslzoo.backends.torch_backend import TorchBackend, load_backbone
 from sslzoo.errors import InputError
 from sslzoo.registry import resolve
@@ -166,7 +166,54 @@ def test_torch_leaves_the_mode_of_the_network(batch):
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
 
 
-class Fake:
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(folder, batch):
+    run = open_backend(f"local-dir:{folder}", device="cpu", backend="torch")
+    expected = run(batch)
+    whole, sizes = run._network, []
+
+    def small_memory(x):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(x)
+
+    run._network = small_memory
+    np.testing.assert_allclose(run(batch), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    assert sizes == [5, 3, 2, 2, 1]  # what was found to fit is kept
+    run.begin(batch[:4])()
+    assert sizes[5:] == [2, 2]
+    run.fits = 1
+    run._network = lambda x: small_memory(torch.cat([x] * 3))
+    with pytest.raises(InputError, match="cpu has not enough memory for one image"):
+        run(batch)
+
+
+def test_vectors_and_batches_arrive_whole_on_the_other_side(batch):
+    x = torch_backend.to_device(batch, torch.device("cpu"))
+    np.testing.assert_array_equal(x.numpy(), batch)
+    np.testing.assert_array_equal(torch_backend.to_host(x.float())(), batch.astype(np.float32))
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_vectors(model_folder):
+    images = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint8)
+    plain, compiled = (
+        open_backend(f"local-dir:{model_folder}", device="cpu", backend="torch", compiled=c)(images)
+        for c in (False, True)
+    )
+    assert cosine(plain, compiled).min() > 1 - 1e-6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_gives_the_vectors_of_the_cpu(model_folder, photos):
+    model = f"local-dir:{model_folder}"
+    expected = sslzoo.embed(photos, model, device="cpu", backend="torch", precision="fp32").normalized
+    for options in ({"precision": "fp32"}, {"precision": "bf16"}, {"decoder": "torch"}, {"compiled": True}):
+        made = sslzoo.embed(photos, model, device="cuda", backend="torch", **options).normalized
+        assert (made * expected).sum(1).min() > 0.999, options
+
+
+class Fake(Immediate):
     """A back end whose bf16 is off by a given angle, to test the choice."""
 
     engine, space = "numpy", "s"

@@ -41,8 +41,27 @@ class Backend(Protocol):
     def files(self) -> tuple[Path, ...]: ...  # what belongs beside its vectors
     @property
     def agreement(self) -> Mapping[str, float]: ...  # with fp32, where that was measured
+    @property
+    def batch_size(self) -> int: ...  # how many images at once suit it, where nobody says
     def native_bf16(self) -> bool: ...
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+    def begin(
+        self, batch: NDArray[np.uint8]
+    ) -> Callable[[], NDArray[np.float32]]: ...  # gives what waits for the vectors
+
+
+class Immediate:
+    """A back end whose batches are done when they are begun, as a CPU's are."""
+
+    batch_size = 16
+
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+    def begin(self, batch: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Computes the batch and hands it out when asked."""
+        vectors = self(batch)
+        return lambda: vectors
 
 
 PIXELS = EncoderSpec(
@@ -56,7 +75,7 @@ PIXELS = EncoderSpec(
 )
 
 
-class PixelsBackend:
+class PixelsBackend(Immediate):
     """The baseline without any network: the image at 32 px, normalised and flattened."""
 
     spec = PIXELS
@@ -84,13 +103,15 @@ def open_backend(
     precision: str = "fp32",
     backend: str = "auto",
     int8: Path | Samples | None = None,
+    compiled: bool = False,
 ) -> Backend:
     """The back end of an encoder given by name, by spec, or as an Encoder in memory (with its present weights: torch).
 
     "auto" takes OpenVINO where it is installed, the weights come from a file, and no GPU is in reach; then torch isn't
     imported at all. `precision` "auto" takes bf16 where the processor computes it natively and it was found to give the
-    same vectors (see `precision`). "int8" is OpenVINO's; `int8` is the folder of its quantised graph, or gives images
-    (uint8 `[n, size, size, 3]` for the preprocessing it is called with) to calibrate a new one on.
+    same vectors (see `precision`). `compiled` runs torch's network through torch.compile. "int8" is OpenVINO's; `int8` is
+    the folder of its quantised graph, or gives images (uint8 `[n, size, size, 3]` for the preprocessing it is called with)
+    to calibrate a new one on.
     """
     if backend not in ("auto", "torch", "openvino"):
         raise InputError(f"backend is {backend!r}; use auto, torch or openvino")
@@ -99,16 +120,18 @@ def open_backend(
     if precision == "int8":
         return _int8(model, backend, int8)
     if not isinstance(model, str | EncoderSpec):
-        return _trusted(_torch(model, device), precision)
+        return _trusted(_torch(model, device, compiled=compiled), precision)
     spec = registry.resolve(model) if isinstance(model, str) else model
     from_file = _from_file(spec)
     if backend == "openvino" and not from_file:
         raise InputError(f"{spec.name} has its weights from torch's generator; use --backend torch")
-    if backend == "openvino" or (backend == "auto" and from_file and _prefers_openvino(device, precision)):
+    if backend == "openvino" or (
+        backend == "auto" and from_file and not compiled and _prefers_openvino(device, precision)
+    ):
         from sslzoo.backends.openvino_backend import OpenVinoBackend
 
         return _trusted(lambda p: OpenVinoBackend(spec, precision=p), precision)
-    return _trusted(_torch(spec, device), precision)
+    return _trusted(_torch(spec, device, compiled=compiled), precision)
 
 
 def _from_file(spec: EncoderSpec) -> bool:
@@ -128,7 +151,7 @@ def _int8(model: str | EncoderSpec | Any, backend: str, int8: Path | Samples | N
     return calibrated(spec, lambda: int8(spec.preprocess))
 
 
-def _torch(model: EncoderSpec | Any, device: str) -> Callable[[str], Backend]:
+def _torch(model: EncoderSpec | Any, device: str, *, compiled: bool) -> Callable[[str], Backend]:
     """Makes torch back ends in any precision from one network in memory."""
     from sslzoo.backends.torch_backend import FoldedTorchBackend, load_backbone, pick_device
 
@@ -138,7 +161,7 @@ def _torch(model: EncoderSpec | Any, device: str) -> Callable[[str], Backend]:
         backbone, spec = load_backbone(model).to(pick_device(device)), model
     else:
         backbone, spec = model.backbone, model.spec
-    return lambda precision: FoldedTorchBackend(backbone, spec, precision=precision)
+    return lambda precision: FoldedTorchBackend(backbone, spec, precision=precision, compiled=compiled)
 
 
 def _trusted(make: Callable[[str], Backend], precision: str) -> Backend:

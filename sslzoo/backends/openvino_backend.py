@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslzoo import hub
+from sslzoo.backends import Immediate
 from sslzoo.backends.allocator import return_freed_memory
 from sslzoo.errors import InputError, MissingExtra
 from sslzoo.spec import EncoderSpec, space_id
@@ -43,7 +44,7 @@ def import_openvino() -> Any:
     return openvino
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Immediate):
     """Runs an encoder's network on uint8 batches; a batch smaller than one seen before is padded to it.
 
     The compiled graph is kept in the user's cache, so that the next run neither builds nor compiles it.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from sslzoo import backbones, hub
+from sslzoo.backends import Immediate
 from sslzoo.backends.processor import native_bf16
 from sslzoo.errors import InputError
 from sslzoo.spec import EncoderSpec, space_id
@@ -21,7 +23,7 @@ from sslzoo.spec import EncoderSpec, space_id
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class TorchBackend:
+class TorchBackend(Immediate):
     """Runs a backbone on uint8 batches, always in evaluation mode and always with the backbone's present weights."""
 
     engine = "torch"
@@ -63,19 +65,70 @@ class TorchBackend:
 class FoldedTorchBackend(TorchBackend):
     """The same for many images: a copy of the network as it is now, made for speed when it is first called.
 
-    BN is folded into the convolutions, the weights are channels last and in the precision asked for.
+    BN is folded into the convolutions, the weights are channels last and in the precision asked for. On a GPU a batch is
+    copied and computed while the next is made ready; one that doesn't fit in its memory is halved until it does, and so
+    are those after it.
     """
+
+    def __init__(
+        self, backbone: nn.Module, spec: EncoderSpec, *, precision: str = "fp32", compiled: bool = False
+    ) -> None:
+        super().__init__(backbone, spec, precision=precision)
+        self.compiled = compiled
+        self.device = next(backbone.parameters()).device
+        self.batch_size = 256 if self.device.type == "cuda" else 16
+        self.fits = sys.maxsize  # images that the device's memory holds at once, as far as is known
 
     @cached_property
     def _network(self) -> nn.Module:
         network = fold_norms(self.backbone)
-        return network.to(PRECISIONS[self.precision], memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        network = network.to(PRECISIONS[self.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return torch.compile(network) if self.compiled else network  # type: ignore[return-value]
+
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.begin(batch)()
+
+    def begin(self, batch: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Starts a batch; where the device works on its own (a GPU), the result waits for it."""
+        size = min(self.fits, len(batch))
+        try:
+            begun = [self._forward(batch[i : i + size]) for i in range(0, len(batch), size)]
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise InputError(f"{self.device} has not enough memory for one image; use --device cpu") from None
+            self.fits = (size + 1) // 2
+        else:
+            return lambda: np.concatenate([on_host() for on_host in begun])
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self.begin(batch)
 
     @torch.inference_mode()
-    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        device = next(self.backbone.parameters()).device
-        x = normalize(torch.from_numpy(batch).to(device), self.spec)
-        return self._network(x.to(PRECISIONS[self.precision])).float().cpu().numpy()  # type: ignore[no-any-return]
+    def _forward(self, batch: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        x = normalize(to_device(batch, self.device), self.spec)
+        return to_host(self._network(x.to(PRECISIONS[self.precision])).float())
+
+
+def to_device(batch: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """The batch on a device; to a GPU it is copied from pinned memory, without waiting."""
+    x = torch.from_numpy(batch)
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
+def to_host(vectors: Tensor) -> Callable[[], NDArray[np.float32]]:
+    """Starts copying vectors from a device; calling the result waits for the copy and gives it."""
+    if vectors.device.type != "cuda":
+        return vectors.cpu().numpy
+    host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+    host.copy_(vectors, non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+
+    def wait() -> NDArray[np.float32]:
+        done.synchronize()
+        return host.numpy()
+
+    return wait
 
 
 def fold_norms(network: nn.Module) -> nn.Module:

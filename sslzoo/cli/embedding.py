@@ -33,11 +33,19 @@ def embed(
     source: Source,
     output: Output = None,
     model: Model = None,
-    batch_size: Annotated[int, typer.Option("-b", "--batch-size", min=1, help="Images per forward pass.")] = 16,
+    batch_size: Annotated[
+        int, typer.Option("-b", "--batch-size", min=0, help="Images per forward pass; 0: 16 on a CPU, 256 on a GPU.")
+    ] = 0,
     workers: Workers = 0,
     device: Device = "auto",
     precision: Precision = "auto",
     backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
+    decoder: Annotated[
+        str, typer.Option(help="pillow, or torch: JPEG on the GPU, by torchcodec or torchvision.")
+    ] = "pillow",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Run torch's network through torch.compile: slow to start, then faster.")
+    ] = False,
     background: Annotated[
         str, typer.Option(help="What lies under transparent pixels: a colour's name or #rrggbb.")
     ] = "white",
@@ -83,6 +91,8 @@ def embed(
         "backend": backend,
         "batch_size": batch_size,
         "workers": workers,
+        "decoder": decoder,
+        "compiled": compiled,
         "policy": Policy(_colour(background), allow_truncated, pixel_limit or PIXEL_LIMIT),
     }
     if dry_run:

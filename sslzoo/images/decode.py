@@ -68,6 +68,15 @@ TURNS = {
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What decoding found beside the pixels: the full size in px, and flags such as "first-frame"."""
+
+    width: int
+    height: int
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Decoded:
     """An RGB image as the viewer sees it, its full size in px, and flags such as "first-frame"."""
 
@@ -75,6 +84,11 @@ class Decoded:
     width: int
     height: int
     flags: tuple[str, ...] = ()
+
+    @property
+    def seen(self) -> Seen:
+        """All but the pixels."""
+        return Seen(self.width, self.height, self.flags)
 
 
 def decode(
@@ -185,7 +199,7 @@ def _to_rgb(image: Image.Image, size: tuple[int, int], policy: Policy) -> Decode
             raise
         image.tile = []  # what was decoded so far counts as the whole; Pillow's own switch for this is global
         flags.append("truncated")
-    turn = _orientation(image)
+    turn = orientation(image)
     width, height = size if stated != size else image.size  # Pillow has turned some TIFF files by now
     if turn >= 5:
         width, height = height, width
@@ -199,7 +213,7 @@ def _to_rgb(image: Image.Image, size: tuple[int, int], policy: Policy) -> Decode
     return Decoded(image.convert("RGB"), width, height, tuple(flags))
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """The EXIF (or XMP) orientation, 1 to 8; 1 where there is none that makes sense."""
     try:
         turn = image.getexif().get(0x0112, 1)  # TIFF 6.0, tag 274

@@ -18,11 +18,7 @@ def resize_crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]
     """
     width, height = image.size
     resize, size = preprocess.resize, preprocess.size
-    # torchvision truncates the long side (functional._compute_resized_output_size) and rounds the crop's offset.
-    if width <= height:
-        scaled_w, scaled_h = resize, int(resize * height / width)
-    else:
-        scaled_w, scaled_h = int(resize * width / height), resize
+    scaled_w, scaled_h = scaled_size(width, height, resize)
     left, top = round((scaled_w - size) / 2), round((scaled_h - size) / 2)
     if (width, height) == (scaled_w, scaled_h):
         image = image.crop((left, top, left + size, top + size))
@@ -31,3 +27,13 @@ def resize_crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]
         box = (left * x, top * y, min((left + size) * x, width), min((top + size) * y, height))
         image = image.resize((size, size), FILTERS[preprocess.interpolation], box=box)
     return np.asarray(image)
+
+
+def scaled_size(width: int, height: int, resize: int) -> tuple[int, int]:
+    """Width and height after the short side was scaled to `resize`.
+
+    torchvision truncates the long side (functional._compute_resized_output_size) and rounds the crop's offset.
+    """
+    if width <= height:
+        return resize, int(resize * height / width)
+    return int(resize * width / height), resize

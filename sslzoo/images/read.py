@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslzoo.errors import ImageError
-from sslzoo.images.decode import DEFAULT, Decoded, Policy, decode
+from sslzoo.images.decode import DEFAULT, Policy, Seen, decode
 from sslzoo.images.discover import Item
 from sslzoo.images.preprocess import resize_crop
 from sslzoo.spec import Preprocess
@@ -21,6 +21,9 @@ from sslzoo.spec import Preprocess
 T = TypeVar("T")
 R = TypeVar("R")
 K = TypeVar("K")
+
+#: another decoder, for what it can decode: source, preprocessing and policy to pixels and what was found, or None
+Fast = Callable[[object, Preprocess, Policy], tuple[NDArray[np.uint8], Seen] | None]
 
 
 def ordered(
@@ -49,9 +52,12 @@ def processors() -> int:
 
 
 def pixels(
-    item: Item, preprocess: Preprocess, policy: Policy = DEFAULT
-) -> tuple[NDArray[np.uint8], Decoded] | ImageError:
-    """One input as uint8 `[size, size, 3]` with what decoding found, or the reason why there is none."""
+    item: Item, preprocess: Preprocess, policy: Policy = DEFAULT, fast: Fast | None = None
+) -> tuple[NDArray[np.uint8], Seen] | ImageError:
+    """One input as uint8 `[size, size, 3]` with what decoding found, or the reason why there is none.
+
+    `fast` may decode it first; where it gives nothing, Pillow does. The full picture isn't kept: it may be large.
+    """
     try:
         source = item.open()
     except ImageError as error:
@@ -59,9 +65,11 @@ def pixels(
     except Exception as error:  # a damaged archive can raise anything, and must not stop a run
         cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return ImageError(f"can't be opened: {cause}", item.id)
+    if fast is not None and (found := fast(source, preprocess, policy)) is not None:
+        return found
     try:
         decoded = decode(source, name=item.id, target=preprocess.resize, policy=policy)
-        return resize_crop(decoded.image, preprocess), decoded
+        return resize_crop(decoded.image, preprocess), decoded.seen
     except ImageError as error:
         return error
 
@@ -73,12 +81,13 @@ def read_or_reuse(
     *,
     workers: int = 0,
     ahead: int = 64,
-) -> Iterator[tuple[Item, K | tuple[NDArray[np.uint8], Decoded] | ImageError]]:
+    fast: Fast | None = None,
+) -> Iterator[tuple[Item, K | tuple[NDArray[np.uint8], Seen] | ImageError]]:
     """Like `read`, but an item that comes with something known of it gives that back, in its place, without being opened."""
 
-    def step(pair: tuple[Item, K | None]) -> K | tuple[NDArray[np.uint8], Decoded] | ImageError:
+    def step(pair: tuple[Item, K | None]) -> K | tuple[NDArray[np.uint8], Seen] | ImageError:
         item, known = pair
-        return pixels(item, preprocess, policy) if known is None else known
+        return pixels(item, preprocess, policy, fast) if known is None else known
 
     for (item, _), result in ordered(step, items, workers=workers or processors(), ahead=ahead):
         yield item, result
@@ -86,7 +95,7 @@ def read_or_reuse(
 
 def read(
     items: Iterable[Item], preprocess: Preprocess, policy: Policy = DEFAULT, *, workers: int = 0, ahead: int = 64
-) -> Iterator[tuple[Item, tuple[NDArray[np.uint8], Decoded] | ImageError]]:
+) -> Iterator[tuple[Item, tuple[NDArray[np.uint8], Seen] | ImageError]]:
     """Every item with its pixels or its error, in order; `workers` 0 takes one thread per processor."""
     step = partial(pixels, preprocess=preprocess, policy=policy)
     yield from ordered(step, items, workers=workers or processors(), ahead=ahead)

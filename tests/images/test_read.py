@@ -1,7 +1,9 @@
+import gc
 import threading
 import time
 
 import pytest
+from PIL import Image
 
 from sslzoo.errors import ImageError
 from sslzoo.images import discover
@@ -45,3 +47,11 @@ def test_a_bad_file_has_its_own_place_and_its_reason(photos, tmp_path):
     assert bad["2.png"] == "not an image that can be read"
     assert bad["3.png"].startswith("can't be opened: No such file")
     assert len(bad) == 2
+
+
+def test_the_full_picture_is_not_kept(tmp_path):
+    for i in range(3):
+        Image.new("L", (3000, 2000), i).save(tmp_path / f"{i}.png")
+    results = list(read(discover.discover(tmp_path), Preprocess(32, 32)))
+    assert [seen.width for _, (_, seen) in results] == [3000] * 3
+    assert not [o for o in gc.get_objects() if isinstance(o, Image.Image) and o.size == (3000, 2000)]
