@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import tempfile
 from pathlib import Path
 
 from sslzoo import hub, registry
 from sslzoo.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-CARDS, SPACE = ROOT / "hub_cards", ROOT / "app"
+CARDS, SPACE, PHOTOS = ROOT / "hub_cards", ROOT / "app", ROOT / "examples" / "photos"
 
 
 def publish(folder: Path, repo: str, *, private: bool = False, dry_run: bool = False) -> list[str]:
@@ -51,8 +53,17 @@ def publish_all(namespace: str, *, private: bool = False, dry_run: bool = False)
             line for path in folders for line in publish(path, f"{namespace}/{path.name}", private=private, dry_run=dry)
         ]
         if space:
-            lines += hub.push_space(SPACE, f"{namespace}/sslzoo", private=private, dry_run=dry)
+            lines += _push_space(f"{namespace}/sslzoo", private=private, dry_run=dry)
     return lines
+
+
+def _push_space(repo: str, *, private: bool, dry_run: bool) -> list[str]:
+    """The demo with the example photos that it shows, and their attribution."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "space"
+        shutil.copytree(SPACE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PHOTOS, folder / "photos")
+        return hub.push_space(folder, repo, private=private, dry_run=dry_run)
 
 
 def _is_first(name: str) -> bool:

@@ -53,8 +53,9 @@ class Photos:
 
     def has(self, row: object) -> bool:
         """Whether this is a row that may be shown."""
-        valid = isinstance(row, int) and not isinstance(row, bool) and 0 <= row < len(self.collection)
-        return valid and bool(self.collection.alive[row])
+        if not isinstance(row, int) or isinstance(row, bool):
+            return False
+        return 0 <= row < len(self.collection) and bool(self.collection.alive[row])
 
     def id(self, row: int) -> str:
         """A row's id: the photo's path relative to the source."""
@@ -68,7 +69,7 @@ class Photos:
 
     def vector(self, row: int) -> NDArray[np.float32]:
         """A row's vector, float32 `[dim]` of length 1."""
-        return self.collection.vectors_at(np.array([row]))[0]
+        return np.asarray(self.collection.vectors_at(np.array([row]))[0])
 
     def file(self, row: int) -> Path | None:
         """The photo's file, or None where there is none that may be opened."""
@@ -112,7 +113,7 @@ class Photos:
             read = pixels(Item("the picture", lambda: image), run.spec.preprocess, self.policy)
             if isinstance(read, ImageError):
                 raise read
-            return run(np.stack([read[0]]))[0]
+            return np.asarray(run(np.stack([read[0]]))[0])
 
     @property
     def agreement_possible(self) -> bool:

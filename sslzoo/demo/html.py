@@ -64,9 +64,9 @@ def query_panel(photo: str, query: Query | None) -> str:
     if query.box is not None:
         left, top, right, bottom = (100 * share for share in query.box)
         box = f'style="left:{left}%;top:{top}%;width:{right - left}%;height:{bottom - top}%"'
-    hint = "Searching by the part in the frame. Click the picture for the whole again."
+    hint = "Click the picture to search by the whole again."
     if query.box is None:
-        hint = "Drag a frame over the picture to search by a part of it."
+        hint = "Drag over the picture to search by a part of it."
     return (
         f'<div class="query"><div class="stage"><div class="photo"><img src="{source}" alt="{escape(query.name)}" '
         f'draggable="false"><div class="box {"on" if box else ""}" {box}></div></div></div>'

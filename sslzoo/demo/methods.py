@@ -66,6 +66,7 @@ COLUMNS = {
     "queue": "queue",
     "trained_parameters": "trained parameters",
     "held_parameters": "held parameters",
+    "gflop_per_image": "GFLOP an image",
     "peak_memory_mb": "peak memory, MB",
     "ms_per_image": "ms an image",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 
 import gradio as gr
 
@@ -14,7 +15,8 @@ from sslzoo.demo.tabs import chart, compare, duplicates, methods, models, search
 
 def build(demo: Demo) -> Page:
     """The whole page."""
-    with Page(title="sslzoo", analytics_enabled=False) as page:
+    page = Page(title="sslzoo", analytics_enabled=False)
+    with page:
         page.uploads = demo.uploads
         gr.HTML(_header(demo.photos), elem_id="header", apply_default_css=False)
         with gr.Tabs(elem_id="tabs") as tabs:
@@ -49,5 +51,5 @@ def _header(photos: Photos) -> str:
     return (
         '<header><div class="brand"><b>sslzoo</b><span>your photos through self-supervised eyes</span></div>'
         f'<div class="facts"><span>{len(photos):,} photos{failed}</span>{where}'
-        f'<span class="model">{html.escape(photos.model)}</span></div></header>'
+        f'<span class="model">{escape(photos.model)}</span></div></header>'
     )

@@ -17,7 +17,7 @@ THREADS = 16
 
 
 class Server:
-    """A running demo; `url` is where. Closing it deletes all uploads."""
+    """A running demo; `url` is where. Closing it deletes all uploads. Without `downloads`, visitors can't make it get weights."""
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class Server:
         device: str = "auto",
         share: bool = False,
         auth: tuple[str, str] | None = None,
+        downloads: bool = True,
     ) -> None:
         require_photos(folder)
         self.uploads = Uploads()
@@ -48,7 +49,7 @@ class Server:
         token = secrets.token_urlsafe(9)
         local = host in ("127.0.0.1", "localhost", "::1") and not share
         guard: dict[str, Any] = {"photos": self.photos, "uploads": self.uploads, "token": token, "local": local}
-        self.demo = Demo(self.photos, self.uploads, f"photo/{token}")
+        self.demo = Demo(self.photos, self.uploads, f"photo/{token}", downloads=downloads)
         self.page = build(self.demo)
         self.page.queue(default_concurrency_limit=4)
         try:
@@ -57,7 +58,7 @@ class Server:
                 server_port=port,
                 share=share,
                 auth=auth,
-                app_kwargs={"middleware": [Middleware(Guard, **guard)]},  # type: ignore[arg-type]
+                app_kwargs={"middleware": [Middleware(Guard, **guard)]},
                 max_file_size=UPLOAD_BYTES,
                 max_threads=THREADS,
                 prevent_thread_lock=True,

@@ -21,6 +21,8 @@ from sslzoo.images.decode import Policy, decode
 PIXEL_LIMIT = 50_000_000  # of an upload; a phone's photo has 12 to 50 million
 KEPT_SIDE = 1280  # px; what is kept of an upload, to show it and to cut a part out of it
 SESSIONS = 500  # at most; the one that was idle longest gives way
+SWEEP_SECONDS = 5
+AGAIN_SECONDS = 2  # within which two pages may have sent the same picture, which is one file
 UPLOAD_SECONDS = 120  # after which an upload is deleted from disk, whoever sent it
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of width and height
@@ -130,6 +132,7 @@ class Uploads:
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="sslzoo-demo-")).resolve())
     seconds: float = UPLOAD_SECONDS
     _of: dict[str, set[Path]] = field(default_factory=dict)
+    _ended: set[Path] = field(default_factory=set)
 
     def holds(self, path: object) -> bool:
         """Whether it is a path inside the folder, links followed."""
@@ -151,12 +154,14 @@ class Uploads:
         return data
 
     def end(self, session: str) -> None:
-        """Deletes a session's uploads, but for one that somebody has sent again this very moment."""
+        """Deletes a session's uploads; one that somebody may have sent again this very moment goes with the next sweep."""
         for path in self._of.pop(session, set()):
-            self._delete(path, older_than=2)
+            if not self._delete(path, older_than=AGAIN_SECONDS):
+                self._ended.add(path)
 
     def sweep(self) -> None:
-        """Deletes every upload that is older than `seconds`, those that were broken off among them."""
+        """Deletes what ended sessions have left, and every upload older than `seconds`, broken-off ones among them."""
+        self._ended = {path for path in list(self._ended) if not self._delete(path, older_than=AGAIN_SECONDS)}
         for entry in _inside(self.folder):
             for path in _inside(entry) or [entry]:
                 self._delete(path, older_than=self.seconds)
@@ -166,19 +171,22 @@ class Uploads:
 
         def run() -> None:
             while self.folder.exists():
-                time.sleep(min(10.0, self.seconds))
+                time.sleep(SWEEP_SECONDS)
                 self.sweep()
 
         threading.Thread(target=run, name="uploads", daemon=True).start()
 
     @staticmethod
-    def _delete(path: Path, *, older_than: float) -> None:
+    def _delete(path: Path, *, older_than: float) -> bool:
+        """Whether it is gone."""
         try:
-            if time.time() - path.stat().st_mtime > older_than:
-                path.unlink()
-                path.parent.rmdir()
+            if time.time() - path.stat().st_mtime <= older_than:
+                return False
+            path.unlink()
+            path.parent.rmdir()
         except OSError:
             pass  # gone already, or its folder holds another name of the same picture
+        return True
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -27,13 +27,14 @@ def asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-class Picture(gr.Image):
-    """An image input that gives the path of an upload of ours, as it was sent; nothing is converted."""
+def picture_input(**options: Any) -> gr.Image:
+    """An image input that gives the path of an upload of ours, as it was sent: nothing is converted.
 
-    is_template = True
-
-    def preprocess(self, payload: Any) -> str | None:
-        return None if payload is None else payload.path
+    It is no subclass, as gradio would write a stub of one beside its source.
+    """
+    made = gr.Image(type="filepath", **options)
+    made.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
+    return made
 
 
 class Page(gr.Blocks):
@@ -90,10 +91,10 @@ def _sentences() -> Iterator[None]:
 class Demo:
     """All that the pages share."""
 
-    def __init__(self, photos: Photos, uploads: Uploads, photo_url: str) -> None:
+    def __init__(self, photos: Photos, uploads: Uploads, photo_url: str, *, downloads: bool = True) -> None:
         self.photos, self.uploads, self.photo_url = photos, uploads, photo_url
         self.sessions = Sessions()
-        self.shelf = Shelf(photos)
+        self.shelf = Shelf(photos, downloads=downloads)
 
     def search(self, query: Query, k: int, threshold: float) -> tuple[list[tuple[int, str, float]], float]:
         """The k nearest that reach the threshold, without the query itself: row, id, cosine; and the milliseconds it took."""

@@ -33,10 +33,11 @@ class Entry:
 class Shelf:
     """All encoders by name, and the photos as each of them sees them: embeddings kept in the user's cache."""
 
-    def __init__(self, photos: Photos) -> None:
-        self.main = photos
+    def __init__(self, photos: Photos, *, downloads: bool = True) -> None:
+        self.main, self.downloads = photos, downloads
         self._open: dict[str, Photos] = {photos.model: photos}
         self.jobs: dict[str, Job] = {}
+        self._lock = threading.Lock()
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -89,10 +90,18 @@ class Shelf:
             raise InputError(f"there is no encoder {name!r}")
         if not self.main.source.is_dir():
             raise InputError("the folder that was embedded isn't there any more, so no other encoder can look at it")
-        job = self.jobs.get(name)
-        if job is None or not job.running:
-            job = self.jobs[name] = Job(self, name)
-        return job
+        if not (self.downloads or self.entries[name].ready):
+            raise InputError(f"this page downloads no weights; look through {name} on a computer of your own")
+        with self._lock:
+            for other in self.jobs.values():
+                if other.running and other.name != name:
+                    raise InputError(
+                        f"{other.name} is looking at the photos just now; wait until it is done, or stop it"
+                    )
+            job = self.jobs.get(name)
+            if job is None or not job.running:
+                job = self.jobs[name] = Job(self, name)
+            return job
 
 
 class Job:

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image
 import sslzoo
 from tests.conftest import draw
 
+ROOT = Path(__file__).parent.parent.parent
 BROWSER = shutil.which("chromium")
 FLAGS = [  # nothing that the browser itself would ask of the network
     "--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
@@ -56,10 +58,10 @@ def embedded(collection):
 class Running:
     """`sslzoo demo …` in a process of its own, as users run it; `url` is where, `uploads` where it keeps these."""
 
-    def __init__(self, folder, *arguments, program=("-m", "sslzoo", "demo"), cwd=None, env=None):
+    def __init__(self, folder, *arguments, program=("-m", "sslzoo", "demo"), cwd=None, env=None, python=sys.executable):
         self.folder = folder
         self.log = folder / "log"
-        command = [sys.executable, *program, *map(str, arguments)]
+        command = [str(python), *program, *map(str, arguments)]
         env = (os.environ if env is None else env) | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=cwd or folder, stdout=log, stderr=subprocess.STDOUT, env=env)

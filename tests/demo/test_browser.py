@@ -274,15 +274,15 @@ def test_two_users_see_their_own_queries(open_page, tmp_path, server):
 
 
 def test_uploads_go_with_their_session(open_page, tmp_path, server):
-    noise(5).save(tmp_path / "mine.png")
+    noise(5).save(tmp_path / "private.png")
     page = open_page()
-    page.set_input_files("#picker input[type=file]", str(tmp_path / "mine.png"))
+    page.set_input_files("#picker input[type=file]", str(tmp_path / "private.png"))
     heading(page, "nearest to your picture")
-    assert any(path.is_file() for path in server.uploads.rglob("mine.png"))
+    assert any(path.is_file() for path in server.uploads.rglob("private.png"))
     page.wait_for_timeout(2100)
     page.context.close()
     for _ in range(80):
-        if not list(server.uploads.rglob("mine.png")):
+        if not list(server.uploads.rglob("private.png")):
             break
         time.sleep(0.25)
-    assert not list(server.uploads.rglob("mine.png"))
+    assert not list(server.uploads.rglob("private.png"))

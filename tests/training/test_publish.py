@@ -87,7 +87,9 @@ def test_all_of_them_and_the_demo(run, server, checkout):
     assert set(files) == {
         "README.md", "config.json", "model.safetensors", "neighbours.jpg", "log.jsonl", "run.json",
     }  # fmt: skip
-    assert set(server.contents["spaces/org/sslzoo"][-1][1]) == {"app.py", "README.md"}
+    pushed = set(server.contents["spaces/org/sslzoo"][-1][1])
+    assert {name for name in pushed if "/" not in name} == {"app.py", "README.md"}
+    assert {"photos/windmill-1.jpg", "photos/ATTRIBUTION.md"} < pushed
     revision = server.contents[f"org/{OURS}"][-1][0]
     entry = EncoderSpec.from_dict(json.loads((checkout / "zoo" / f"{OURS}.json").read_text()))
     assert entry.sources == (f"package:{OURS}", f"hf-hub:org/{OURS}@{revision}")

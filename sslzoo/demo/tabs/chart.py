@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.events import api
 from numpy.typing import NDArray
 
 from sslzoo.cluster import clusters
@@ -59,7 +60,7 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     for event in (opened.select, kind.change, by.change):
         event(draw, [kind, by], chart, **PRIVATE)
     view.follow(chart.pick)
-    gr.api(map_of, api_name="map")
+    api(map_of, api_name="map")
 
 
 Colouring = tuple[list[str], NDArray[np.int64]]  # names, and the number of its name for each photo, -1 for none

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.events import api
 from numpy.typing import NDArray
 
 from sslzoo.demo import html, sessions
@@ -54,7 +56,8 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> str:
         demo.pick(event, request)
-        return side_by_side(names, request, progress)
+        out: str = side_by_side(names, request, progress)
+        return out
 
     @said
     def compare_by_id(id: str, encoders: list[str], k: int = SHOWN) -> list[dict[str, Any]]:
@@ -78,7 +81,7 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     opened.select(offer, chosen, chosen, **PRIVATE).then(side_by_side, chosen, columns, **PRIVATE)
     button.click(side_by_side, chosen, columns, **PRIVATE)
     columns.pick(pick, chosen, columns, **PRIVATE)
-    gr.api(compare_by_id, api_name="compare")
+    api(compare_by_id, api_name="compare")
 
 
 def _default(ready: list[str]) -> list[str]:
@@ -140,7 +143,7 @@ def _columns(demo: Demo, query: Query, seen: dict[str, Photos]) -> str:
         spec = demo.shelf.entries[name].spec
         method = "random weights" if spec.method == "random" else spec.method
         out.append(
-            f'<section><h3>{html.name(name)}</h3><p class="method">{html.escape(f"{method} · {spec.backbone}")}</p>'
+            f'<section><h3>{html.name(name)}</h3><p class="method">{escape(f"{method} · {spec.backbone}")}</p>'
             f"<p>{'<br>'.join(facts)}</p>{html.grid(cards)}</section>"
         )
         first = first or ids

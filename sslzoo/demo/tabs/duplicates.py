@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from sslzoo.dedup import Group
 from sslzoo.dedup import duplicates as find
@@ -43,7 +44,7 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     opened.select(look, threshold, groups, **PRIVATE)
     threshold.change(look, threshold, groups, trigger_mode="always_last", **PRIVATE)
     view.follow(groups.pick)
-    gr.api(duplicates, api_name="duplicates")
+    api(duplicates, api_name="duplicates")
 
 
 def _groups(demo: Demo, found: list[Group], threshold: float) -> str:

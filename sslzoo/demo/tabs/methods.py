@@ -55,11 +55,12 @@ def _symbols(text: str) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """What each method costs, as benchmarks/methods.py measured it; nothing where it hasn't."""
+    """What each method costs, as `python -m benchmarks.methods` measured it; nothing where it hasn't."""
     if not rows:
         return ""
-    head = "".join(f"<th>{text}</th>" for text in COLUMNS.values())
-    body = "".join("<tr>" + "".join(f"<td>{_cell(row.get(key))}</td>" for key in COLUMNS) + "</tr>" for row in rows)
+    columns = {key: text for key, text in COLUMNS.items() if any(key in row for row in rows)}
+    head = "".join(f"<th>{text}</th>" for text in columns.values())
+    body = "".join("<tr>" + "".join(f"<td>{_cell(row.get(key))}</td>" for key in columns) + "</tr>" for row in rows)
     return (
         '<h3 class="costs">What each costs, measured</h3><div class="table"><table><thead><tr>'
         f"{head}</tr></thead><tbody>{body}</tbody></table></div>"

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from sslzoo.demo import html
 from sslzoo.demo.shared import PRIVATE, Demo, asset, said
@@ -62,7 +63,7 @@ def tab(demo: Demo, opened: gr.Tab) -> None:
     opened.select(show, None, cards, **PRIVATE)
     cards.embed(embed, None, [status, cards], **PRIVATE | {"show_progress": "hidden"})
     status.stop(stop, None, None, queue=False, **PRIVATE)
-    gr.api(models, api_name="models")
+    api(models, api_name="models")
 
 
 def _idle() -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from sslzoo.demo import html, sessions
 from sslzoo.demo.sessions import Query
-from sslzoo.demo.shared import PRIVATE, Demo, Picture, asset, said
+from sslzoo.demo.shared import PRIVATE, Demo, asset, picture_input, said
 
 BROWSED = 60  # photos shown before one is picked; as many more with each click
 MAX_K = 60
@@ -35,8 +36,8 @@ def tab(demo: Demo, tabs: gr.Tabs) -> View:
     most = max(2, min(MAX_K, len(photos) - 1))
     with gr.Row(elem_id="search"):
         with gr.Column(scale=0, min_width=320, elem_id="side"):
-            picker = Picture(
-                sources=["upload", "clipboard"], type="filepath", height=120, elem_id="picker", show_label=False,
+            picker = picture_input(
+                sources=["upload", "clipboard"], height=120, elem_id="picker", show_label=False,
                 label="Query", buttons=[], placeholder="Drop, paste or choose a photo",
             )  # fmt: skip
             panel = gr.HTML(
@@ -124,7 +125,7 @@ def tab(demo: Demo, tabs: gr.Tabs) -> View:
     for slider in (k, threshold):
         slider.change(slide, [k, threshold], results, trigger_mode="always_last", **PRIVATE)
     api_button.click(search, [picker, k, threshold], api_result, api_name="search")
-    gr.api(search_by_id, api_name="search_by_id")
+    api(search_by_id, api_name="search_by_id")
     return View(go, [k, threshold], [*both, tabs])
 
 
