@@ -32,6 +32,7 @@ for command in (
     sorting.dedup,
     sorting.cluster,
     making.convert,
+    making.export,
     making.push,
 ):
     app.command()(command)
