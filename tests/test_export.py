@@ -88,7 +88,7 @@ def test_timm_opens_the_folder_and_knows_the_preprocessing(tmp_path):
     config = timm.data.resolve_model_data_config(network)
     resize, crop = timm.data.create_transform(**config).transforms[:2]
     assert (resize.size, *crop.size) == (40, 32, 32)
-    assert (config["mean"], config["std"]) == (encoder.spec.preprocess.mean, encoder.spec.preprocess.std)
+    assert (*config["mean"], *config["std"]) == (*encoder.spec.preprocess.mean, *encoder.spec.preprocess.std)
 
 
 def test_openvino_takes_pixels(tmp_path):
