@@ -77,7 +77,6 @@ def built(tmp_path_factory):
     return folder / "dist"
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_sslzoo_alone(built):
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -96,7 +95,6 @@ def test_the_wheel_holds_sslzoo_alone(built):
     assert not {"openvino", "faiss-cpu", "gradio", "onnx", "ray", "pytest"} & set(required)
 
 
-@pytest.mark.slow
 def test_the_sdist_holds_the_checkout_without_copies_of_weights(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
