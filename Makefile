@@ -2,13 +2,13 @@
 PYTHON ?= .venv/bin/python
 VERSIONS ?= 3.12 3.13
 
-.PHONY: setup check lint types test slow
+.PHONY: setup check lint types test slow docs generated release
 
 setup:
 	python3 -m venv .venv
 	$(PYTHON) -m pip install -q -e '.[dev]'
 
-check: lint types test
+check: lint types test docs
 
 lint:
 	$(PYTHON) -m ruff check .
@@ -27,3 +27,17 @@ slow:
 		python$$version -m venv .venv-$$version && .venv-$$version/bin/pip install -q -e '.[dev]' \
 		&& .venv-$$version/bin/python -m pytest -q -n auto || exit 1; \
 	done
+
+# the site, warnings being errors
+docs:
+	$(PYTHON) -m zensical build --strict
+
+# what README and site take from the program
+generated:
+	$(PYTHON) -m tests.generated
+
+# make release VERSION=0.2.0: stamps version and changelog, builds wheel and sdist into dist; commit and tag are yours
+release:
+	$(PYTHON) release.py $(VERSION)
+	$(PYTHON) -m tests.generated
+	$(PYTHON) -m hatchling build

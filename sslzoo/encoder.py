@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sslzoo import embeddings, hub, registry
+from sslzoo.backbones.plain import as_torchvision, require_plain
 from sslzoo.backends import torch_backend
 from sslzoo.backends.torch_backend import TorchBackend
 from sslzoo.errors import ImageError
@@ -24,6 +25,9 @@ from sslzoo.images.decode import decode
 from sslzoo.images.read import read
 from sslzoo.images.sources.memory import as_item
 from sslzoo.spec import EncoderSpec
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet as TorchvisionResNet
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor
 
@@ -100,6 +104,15 @@ class Encoder(nn.Module):
         """The network's input for one PIL image, float32 `[3, size, size]`: decoding policy, resize, crop and normalisation."""
         pixels = preprocess.resize_crop(decode(image).image, self.spec.preprocess)
         return torch_backend.normalize(torch.tensor(pixels)[None], self.spec)[0]
+
+    def torchvision(self) -> TorchvisionResNet:
+        """torchvision's own `ResNet` with copies of these weights and no classifier, for code that knows no other.
+
+        timm's networks have the same parameter names. Raises InputError where those can't compute this encoder: channels
+        multiplied (r50w2), or TensorFlow's padding.
+        """
+        require_plain(self.spec)
+        return as_torchvision(self.backbone)  # type: ignore[arg-type]
 
     def encode(
         self,

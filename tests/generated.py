@@ -1,13 +1,32 @@
-"""The generated parts of the README; `python -m tests.generated` writes them."""
+"""The generated parts of the README and the site; `python -m tests.generated` writes them."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-from sslzoo import registry
+from typer.main import get_command
 
-README = Path(__file__).parent.parent / "README.md"
+from sslzoo import registry
+from sslzoo.cli import app
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+
+# The drawings' own style sheet: as the demo's, for a file that stands alone.
+DRAWING_STYLE = """
+text { font: italic 15px Georgia, 'Times New Roman', serif; text-anchor: middle; fill: #1f2937; }
+text.small, text.note { font: 12px system-ui, sans-serif; } text.note { fill: #6b7280; } text.start { text-anchor: start; }
+.sub { font-size: 10px; } .symbol { fill: none; }
+.arrow { fill: none; stroke: #6b7280; stroke-width: 1.4; marker-end: var(--tip); } .arrow.plain { marker-end: none; }
+.arrow.follows { stroke-dasharray: 4 4; } .arrow.loss { stroke: #e11d48; stroke-dasharray: 2 3; }
+marker path { fill: #6b7280; } .cut { fill: none; stroke: #e11d48; stroke-width: 2.2; }
+.encoder { fill: #0d948833; stroke: #0d9488; } .projector { fill: #2563eb33; stroke: #2563eb; }
+.predictor { fill: #7c3aed33; stroke: #7c3aed; } .follower { fill: #64748b22; stroke: #64748b; stroke-dasharray: 4 3; }
+.queue { fill: #fbe6cc; stroke: #d97706; } rect.loss { fill: #e11d4822; stroke: #e11d48; }
+@media (prefers-color-scheme: dark) { text { fill: #e5e7eb; } text.note { fill: #9ca3af; } .queue { fill: #4a3417; } }
+"""
 
 
 def help_text():
@@ -17,6 +36,39 @@ def help_text():
     return f"```text\n{done.stdout.strip()}\n```\n"
 
 
+def commands():
+    """Every command of the program with its path, in the order of the help."""
+
+    def walk(command, path):
+        for name, child in getattr(command, "commands", {}).items():
+            yield [*path, name], child
+            yield from walk(child, [*path, name])
+
+    yield from walk(get_command(app), [])
+
+
+def command_pages():
+    """Every command with its arguments and options; laid out here, since typer's own layout changes with its versions."""
+    parts = []
+    for path, command in commands():
+        rows = []
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            is_option = parameter.opts[0].startswith("-")
+            metavar = parameter.metavar or ("" if is_option else parameter.name.upper())
+            name = ", ".join(f"`{o}`" for o in parameter.opts) if is_option else ""
+            name = " ".join(filter(None, [name, metavar and f"`{metavar}`"]))
+            facts = [(getattr(parameter, "help", None) or "").replace("|", "\\|")]
+            if is_option and parameter.default not in (None, False, "", ...) and not parameter.required:
+                facts.append(f"Default: `{parameter.default}`.")
+            rows.append(f"| {name} | {' '.join(filter(None, facts))} |")
+        table = "\n".join(["| argument or option | |", "|---|---|", *rows]) + "\n" if rows else ""
+        words = " ".join((command.help or "").split())
+        parts.append(f"## {' '.join(path)}\n\n{words}\n\n{table}")
+    return "\n".join(parts)
+
+
 def zoo_table():
     """Every known encoder, a row each."""
     rows = ["| name | method | backbone | epochs | linear top-1 | license |", "|---|---|---|---|---|---|"]
@@ -24,6 +76,29 @@ def zoo_table():
         epochs, top1 = (f"{v:g}" if v else "" for v in (s.epochs, s.linear_top1 and round(100 * s.linear_top1, 1)))
         rows.append(f"| `{s.name}` | {s.method} | {s.backbone} | {epochs} | {top1} | {s.license} |")
     return "\n".join(rows) + "\n"
+
+
+def default_table():
+    """What the bare names stand for, and the best permissive encoder under the same name."""
+    rows = [
+        "| name | stands for | linear | license | with `--license permissive` | linear |",
+        "|---|---|---|---|---|---|",
+    ]
+    for s in (s for s in registry.known().values() if s.default):
+        bare = s.name.partition(".")[0]
+        try:
+            free = registry.resolve(bare, license="permissive")
+        except registry.UnknownModel:
+            free = None
+        cells = [f"`{bare}`", f"`{s.name}`", percent(s.linear_top1), s.license]
+        cells += [f"`{free.name}`", percent(free.linear_top1)] if free else ["none", ""]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def percent(value):
+    """A share in %, or nothing."""
+    return "" if value is None else f"{100 * value:.1f}"
 
 
 def score_table():
@@ -36,13 +111,30 @@ def score_table():
     return "\n".join(rows) + "\n"
 
 
-SECTIONS = {"help": help_text, "zoo": zoo_table, "scores": score_table}
+def drawing(method):
+    """The demo's drawing of a method as a file of its own."""
+    from sslzoo.demo import drawings
+
+    svg = drawings.drawing(method).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return svg.replace("<defs>", f"<style>{DRAWING_STYLE}</style><defs>", 1) + "\n"
+
+
+#: the sections of each file, between `<!-- name: … -->` and `<!-- /name -->`
+SECTIONS = {
+    README: {"help": help_text, "zoo": zoo_table, "scores": score_table},
+    DOCS / "choosing.md": {"defaults": default_table, "zoo": zoo_table},
+    DOCS / "reference" / "cli.md": {"commands": command_pages},
+}
+DRAWINGS = {DOCS / "drawings" / f"{name}.svg": name for name in ("simclr", "moco", "byol", "simsiam", "swav")}
 
 
 if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
-    for name, make in SECTIONS.items():
-        start = re.search(rf"<!-- {name}:.*?-->\n", text)
-        assert start, f"README.md has no section {name}"
-        text = text[: start.end()] + make() + text[text.index(f"<!-- /{name} -->") :]
-    README.write_text(text, encoding="utf-8")
+    for path, sections in SECTIONS.items():
+        text = path.read_text(encoding="utf-8")
+        for name, make in sections.items():
+            start = re.search(rf"<!-- {name}:.*?-->\n", text)
+            assert start, f"{path} has no section {name}"
+            text = text[: start.end()] + make() + text[text.index(f"<!-- /{name} -->") :]
+        path.write_text(text, encoding="utf-8")
+    for path, name in DRAWINGS.items():
+        path.write_text(drawing(name), encoding="utf-8")

@@ -347,3 +347,19 @@ def test_update_keeps_the_index_and_the_users_own_files(run, photos, tmp_path):
     assert all((tmp_path / "p.emb" / name).read_text() == "mine" for name in ("notes.txt", ".hidden"))
     assert (tmp_path / "p.emb" / "index").is_dir()
     assert run("search", "p.emb", "bars/0.jpg", "-k", 1)[0] == 0
+
+
+def test_export_says_what_was_written_and_how_close_it_is(run, tmp_path):
+    code, out, err = run("export", "simclr-r18", "--format", "safetensors", "-o", "out")
+    assert code == 0
+    assert out.startswith("out: simclr-r18.tin_cpu_1h as safetensors, ")
+    assert "beside torch on 4 photos: largest difference " in err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "config.json",
+        "export.json",
+        "model.safetensors",
+    ]
+    code, out, err = run("export", "simclr-r18", "-o", "out")
+    assert (code, out) == (1, "")
+    assert err == "error: out already exists; remove it or choose another -o\n"

@@ -1,21 +1,33 @@
-"""The README is true: its Python runs, its tables and help are those of the program, its commands exist."""
+"""README and site are true: their code runs, tables and help are the program's, every link leads somewhere."""
 
+import contextlib
+import io
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sslzoo import cli
 from tests import generated
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.S | re.M)
+TRAINS = ("train.md", "extending.md")  # these take more than seconds
+
+
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    return [code for kind, code in FENCE.findall(README) if kind == language]
 
 
 @pytest.mark.parametrize("code", blocks("python"))
@@ -24,11 +36,77 @@ def test_python_blocks_run(code, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize("name", generated.SECTIONS)
-def test_generated_sections_are_fresh(name):
-    found = re.search(rf"<!-- {name}:.*?-->\n(.*?)<!-- /{name} -->", README, re.S)
-    assert found, f"README.md has no section {name}"
-    assert found[1] == generated.SECTIONS[name](), "stale: run `python -m tests.generated`"
+def run_line(line, monkeypatch):
+    """A command of a page: sslzoo in this process, anything else in one of its own."""
+    program, *arguments = shlex.split(line)
+    if program != "sslzoo":
+        assert program == "python", f"{line} is neither sslzoo nor python; fence it as console"
+        subprocess.run(
+            [sys.executable, *arguments], check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+        return
+    monkeypatch.setattr(sys, "argv", ["sslzoo", *arguments])
+    output = io.StringIO()
+    with pytest.raises(SystemExit) as end, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        cli.main()
+    assert end.value.code == 0, f"{line}\n{output.getvalue()}"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.name in TRAINS else (), id=name_of(page))
+        for page in PAGES
+        if re.search(r"^```(python|sh)$", page.read_text(encoding="utf-8"), re.M)
+    ],
+)
+def test_a_page_of_the_site_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    """`python` and `sh` blocks, where the project's examples are; `console` blocks need a network or a cluster."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    for kind, code in FENCE.findall(page.read_text(encoding="utf-8")):
+        if kind == "python":
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(code, name_of(page), "exec"), names)
+        elif kind == "sh":
+            for line in code.splitlines():
+                run_line(line, monkeypatch)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name_of)
+def test_every_command_that_is_shown_exists(page):
+    text = page.read_text(encoding="utf-8")
+    known = {" ".join(path): command for path, command in generated.commands()}
+    shown = [line for kind, code in FENCE.findall(text) if kind in ("sh", "console") for line in code.splitlines()]
+    shown += [code for code in re.findall(r"`(sslzoo [^`]+)`", text) if not code.startswith("sslzoo --")]
+    for line in shown:
+        if not (match := re.search(r"(?:^|[ /])sslzoo (\w.*)", line)) or match[1].startswith("…"):
+            continue
+        words = re.split(r"\s+", match[1].split("&&")[0].strip())
+        path = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        assert path in known, f"{line}: there is no command {path}"
+        options = {name for parameter in known[path].params for name in parameter.opts}
+        for word in words:
+            if word.startswith("-") and word != "-":
+                assert word.rstrip(";,.)") in options, f"{line}: {path} has no option {word}"
+
+
+SECTIONS = [(path, name) for path, sections in generated.SECTIONS.items() for name in sections]
+
+
+@pytest.mark.parametrize(("path", "name"), SECTIONS, ids=[f"{p.name}-{n}" for p, n in SECTIONS])
+def test_generated_sections_are_fresh(path, name):
+    found = re.search(rf"<!-- {name}:.*?-->\n(.*?)<!-- /{name} -->", path.read_text(encoding="utf-8"), re.S)
+    assert found, f"{path} has no section {name}"
+    assert found[1] == generated.SECTIONS[path][name](), "stale: run `python -m tests.generated`"
+
+
+@pytest.mark.parametrize("path", generated.DRAWINGS, ids=lambda p: p.name)
+def test_the_drawings_are_the_demos(path):
+    assert path.read_text(encoding="utf-8") == generated.drawing(generated.DRAWINGS[path]), (
+        "run `python -m tests.generated`"
+    )
 
 
 def test_the_first_command_does_the_main_job(tmp_path):
@@ -55,6 +133,56 @@ def test_ci_runs_the_readmes_test_command():
     assert last in ci
 
 
-def test_no_link_leads_nowhere():
-    for target in re.findall(r"`((?:training|tests|examples|sslzoo|hub_cards)/[\w./-]+)`", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=name_of)
+def test_no_path_leads_nowhere(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"`((?:training|tests|examples|sslzoo|hub_cards|benchmarks|docs)/[\w./-]+)`", text):
+        assert "NAME" in target or (ROOT / target).exists(), target
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built from a copy with warnings as errors."""
+    pytest.importorskip("zensical"), pytest.importorskip("mkdocstrings_handlers.python")
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(ROOT / "docs", folder / "docs")  # zensical follows no link out of its folder
+    (folder / "sslzoo").symlink_to(ROOT / "sslzoo")
+    shutil.copy(ROOT / "mkdocs.yml", folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--strict"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "build" / "site"
+
+
+def test_the_site_has_every_page_and_the_docstrings(site):
+    for page in PAGES:
+        path = page.relative_to(ROOT / "docs").with_suffix("")
+        assert (site / ("" if path.name == "index" else path) / "index.html").is_file(), page
+    reference = (site / "reference" / "python" / "index.html").read_text()
+    assert "Raises UnknownModel (with suggestions) or WeightsError" in reference
+
+
+def test_the_site_asks_nothing_of_other_hosts(site):
+    for path in [*site.rglob("*.html"), *site.rglob("*.css")]:
+        text = path.read_text(encoding="utf-8")
+        loaded = re.findall(
+            r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)", text
+        )
+        loaded += re.findall(r"url\([\"']?((?:https?:)?//[^\"')]+)", text)
+        assert not [url for url in loaded if "w3.org" not in url], path
+
+
+def test_every_link_of_the_site_leads_somewhere(site):
+    for path in site.rglob("index.html"):
+        text = path.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"<a [^>]*href=\"(?!https?:|mailto:)([^\"#]*)#?([^\"]*)\"", text):
+            there = (path.parent / target) if target else path
+            there = there / "index.html" if there.is_dir() else there
+            assert there.is_file(), f"{path}: {target}"
+            if anchor and there.suffix == ".html":
+                assert re.search(rf"id=\"?{re.escape(anchor)}[\" >]", there.read_text(encoding="utf-8")), (
+                    f"{path}: {target}#{anchor}"
+                )

@@ -119,6 +119,7 @@ class ResNet(nn.Module):
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
+        self.architecture = architecture
         bottleneck, depths = RESNETS[architecture]
         block = Bottleneck if bottleneck else BasicBlock
         channels = 64 * width

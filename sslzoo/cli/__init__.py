@@ -35,6 +35,7 @@ for command in (
     transferring.predict,
     showing.demo,
     making.convert,
+    making.export,
     making.push,
 ):
     app.command()(command)

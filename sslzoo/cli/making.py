@@ -1,12 +1,15 @@
-"""`convert` and `push`: model folders from checkpoints, and to the Hugging Face Hub."""
+"""`convert`, `export` and `push`: model folders from checkpoints, to other programs, and to the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sslzoo.cli.options import Json
 
 
 def convert(
@@ -49,6 +52,43 @@ def convert(
     typer.echo(
         f"dropped {len(made.dropped)} entries of heads; assumed {p.size} px, mean {p.mean}, std {p.std}, "
         f"{made.spec.geometry.padding} padding (edit {output / hub.CONFIG} if it was trained otherwise)",
+        err=True,
+    )
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An encoder's name, model folder, or hf-hub:ORG/REPO.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="onnx (extra onnx), torch (torch.export), safetensors (a folder that timm opens), or openvino (extra fast).",
+        ),
+    ] = "onnx",
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest difference from torch's vectors, over the largest number in them.")
+    ] = 1e-3,
+    as_json: Json = False,
+) -> None:
+    """Write an encoder for other people's programs, compared with torch on real photos before it is kept.
+
+    Beside the network stand export.json (input, output, preprocessing, license) and a README with code that needs no sslzoo.
+    """
+    from sslzoo.export import export as run
+
+    record = run(model, output, format, tolerance=tolerance)
+    if as_json:
+        typer.echo(json.dumps(record, indent=2))
+        return
+    size = sum(path.stat().st_size for path in output.iterdir())
+    typer.echo(
+        f"{output}: {record['name']} as {format}, {size / 1e6:.1f} MB; {output / 'README.md'} says how to run it"
+    )
+    parity = record["parity"]
+    typer.echo(
+        f"beside torch on {parity['images']} photos: largest difference {parity['max_difference']:.1e}, mean "
+        f"{parity['mean_difference']:.1e}, lowest cosine {parity['cosine']:.7f}",
         err=True,
     )
 
