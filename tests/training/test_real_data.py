@@ -29,7 +29,16 @@ def test_a_short_run_on_cifar10_beats_random_weights(tmp_path):
         pq.write_table(part, tmp_path / "data" / f"{split}.parquet", row_group_size=1000)
     run = tmp_path / "run"
     settings = ["store_size=32", "views.0.size=32", "progressive=[[0.0, 1.0]]", "epochs=8", "test_size=64"]
-    command = [sys.executable, "-m", "training", "simclr-r18.tin_cpu_1h", "--data", str(tmp_path / "data"), "-o", str(run)]
+    command = [
+        sys.executable,
+        "-m",
+        "training",
+        "simclr-r18.tin_cpu_1h",
+        "--data",
+        str(tmp_path / "data"),
+        "-o",
+        str(run),
+    ]
     command += [part for setting in settings for part in ("--set", setting)]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
 
