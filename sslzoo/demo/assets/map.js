@@ -2,20 +2,26 @@
 const FEW = 150, SIDE = 46, NEAR = 14;
 let chart = null;
 
+// gradio changes the page's nodes in place: the same nodes may come back with other data, or be new ones
 function init() {
   const root = element.querySelector('.chart');
-  if (!root || root === (chart && chart.root)) return;
+  if (!root || root.dataset.xy === undefined) return;
   const bytes = (name) => Uint8Array.from(atob(root.dataset[name]), (c) => c.charCodeAt(0)).buffer;
-  const old = chart;
-  chart = {
-    root, canvas: root.querySelector('canvas'), tip: root.querySelector('.tip'),
+  const data = {
     xy: new Uint16Array(bytes('xy')), colour: new Uint8Array(bytes('colour')), row: new Uint32Array(bytes('row')),
-    palette: root.dataset.palette.split(' '), images: old ? old.images : new Map(), names: old ? old.names : new Map(),
-    scale: 1, x: 0, y: 0, hover: -1,
+    palette: root.dataset.palette.split(' '), hover: -1,
   };
   for (const name of ['xy', 'colour', 'row']) root.removeAttribute(`data-${name}`);
-  new ResizeObserver(draw).observe(root);
-  listen(chart);
+  if (chart && chart.root === root) {
+    Object.assign(chart, data);
+  } else {
+    chart = {
+      ...data, root, canvas: root.querySelector('canvas'), tip: root.querySelector('.tip'),
+      images: new Map(), names: new Map(), scale: 1, x: 0, y: 0,
+    };
+    new ResizeObserver(draw).observe(root);
+    listen(chart);
+  }
   draw();
 }
 
