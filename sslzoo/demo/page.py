@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
 
 import gradio as gr
 
@@ -47,9 +48,15 @@ def _end(demo: Demo) -> Callable[[gr.Request], None]:
 
 def _header(photos: Photos) -> str:
     failed = f", {photos.failed:,} could not be read" if photos.failed else ""
-    where = html.name(str(photos.source)) if photos.source.is_absolute() else ""
+    where = html.name(_short(photos.source)) if photos.source.is_absolute() else ""
     return (
         '<header><div class="brand"><b>sslzoo</b><span>your photos through self-supervised eyes</span></div>'
         f'<div class="facts"><span>{len(photos):,} photos{failed}</span>{where}'
         f'<span class="model">{escape(photos.model)}</span></div></header>'
     )
+
+
+def _short(path: Path) -> str:
+    """A path as people write it, from the home folder on."""
+    home = Path.home()
+    return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)

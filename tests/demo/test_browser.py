@@ -145,6 +145,10 @@ def test_map_shows_every_photo_and_a_click_searches(open_page):
         " for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n / (d.length / 4); }"
     )
     assert 0.005 < painted < 0.5
+    before = canvas.evaluate("c => c.toDataURL()")
+    page.get_by_label("failure").check()  # other colours, in the same places
+    page.wait_for_function("document.querySelector('#chart .legend').textContent.includes('the neighbours agree')")
+    page.wait_for_function("before => document.querySelector('#chart canvas').toDataURL() !== before", arg=before)
     place = (
         next(p for p in page.server_places if p["id"] == "circles/5.jpg") if hasattr(page, "server_places") else None
     )

@@ -2,36 +2,52 @@
 const FEW = 150, SIDE = 46, NEAR = 14;
 let chart = null;
 
+// gradio changes the page's nodes in place: the same nodes may come back with other data, or be new ones
 function init() {
   const root = element.querySelector('.chart');
-  if (!root || root === (chart && chart.root)) return;
+  if (!root || root.dataset.xy === undefined) return;
   const bytes = (name) => Uint8Array.from(atob(root.dataset[name]), (c) => c.charCodeAt(0)).buffer;
-  const old = chart;
-  chart = {
-    root, canvas: root.querySelector('canvas'), tip: root.querySelector('.tip'),
+  const data = {
     xy: new Uint16Array(bytes('xy')), colour: new Uint8Array(bytes('colour')), row: new Uint32Array(bytes('row')),
-    palette: root.dataset.palette.split(' '), images: old ? old.images : new Map(), names: old ? old.names : new Map(),
-    scale: 1, x: 0, y: 0, hover: -1,
+    palette: root.dataset.palette.split(' '), hover: -1,
   };
+  // points of one colour one after the other
+  data.order = Uint32Array.from(data.row.keys()).sort((a, b) => data.colour[a] - data.colour[b] || a - b);
+  data.seen = new Uint32Array(data.row.length);
   for (const name of ['xy', 'colour', 'row']) root.removeAttribute(`data-${name}`);
-  new ResizeObserver(draw).observe(root);
-  listen(chart);
+  if (chart && chart.root === root) {
+    Object.assign(chart, data);
+  } else {
+    chart = {
+      ...data, root, canvas: root.querySelector('canvas'), tip: root.querySelector('.tip'),
+      images: new Map(), names: new Map(), scale: 1, x: 0, y: 0,
+    };
+    new ResizeObserver(draw).observe(root);
+    listen(chart);
+  }
   draw();
 }
 
 const pad = 30;
-function place(c, i) {
+// x and y on the canvas are a + b * value: no array is made for any of 50,000 points
+function axes(c) {
   const w = c.canvas.clientWidth - 2 * pad, h = c.canvas.clientHeight - 2 * pad;
-  return [pad + (c.xy[2 * i] / 65535) * w * c.scale + c.x, pad + (1 - c.xy[2 * i + 1] / 65535) * h * c.scale + c.y];
+  return [pad + c.x, (w * c.scale) / 65535, pad + c.y + h * c.scale, (-h * c.scale) / 65535];
+}
+
+function place(c, i) {
+  const [ax, bx, ay, by] = axes(c);
+  return [ax + bx * c.xy[2 * i], ay + by * c.xy[2 * i + 1]];
 }
 
 function inSight(c) {
-  const w = c.canvas.clientWidth, h = c.canvas.clientHeight, found = [];
-  for (let i = 0; i < c.row.length; i++) {
-    const [x, y] = place(c, i);
-    if (x > -SIDE && y > -SIDE && x < w + SIDE && y < h + SIDE) found.push(i);
+  const w = c.canvas.clientWidth + SIDE, h = c.canvas.clientHeight + SIDE, [ax, bx, ay, by] = axes(c);
+  let count = 0;
+  for (const i of c.order) {
+    const x = ax + bx * c.xy[2 * i], y = ay + by * c.xy[2 * i + 1];
+    if (x > -SIDE && y > -SIDE && x < w && y < h) c.seen[count++] = i;
   }
-  return found;
+  return c.seen.subarray(0, count);
 }
 
 function image(c, i) {
@@ -61,16 +77,22 @@ function paint(c) {
   pen.scale(ratio, ratio);
   const seen = inSight(c), photos = seen.length <= FEW, side = photos ? SIDE : Math.max(2, Math.min(6, 900 / Math.sqrt(seen.length) / 6));
   c.photos = photos;
+  const [ax, bx, ay, by] = axes(c), half = side / 2;
+  let colour = -1;
   pen.globalAlpha = photos ? 1 : 0.75;
   for (const i of seen) {
-    const [x, y] = place(c, i), colour = c.colour[i] === 255 ? '#94a3b8' : c.palette[c.colour[i]];
-    pen.fillStyle = colour;
-    if (!photos) { pen.fillRect(x - side / 2, y - side / 2, side, side); continue; }
-    pen.fillRect(x - side / 2 - 3, y - side / 2 - 3, side + 6, side + 6);
+    const x = ax + bx * c.xy[2 * i], y = ay + by * c.xy[2 * i + 1];
+    if (c.colour[i] !== colour) {
+      colour = c.colour[i];
+      pen.fillStyle = colour === 255 ? '#94a3b8' : c.palette[colour];
+    }
+    if (!photos) { pen.fillRect(x - half, y - half, side, side); continue; }
+    pen.fillRect(x - half - 3, y - half - 3, side + 6, side + 6);
     const picture = image(c, i);
     if (picture) {
       const cut = Math.min(picture.naturalWidth, picture.naturalHeight);
-      pen.drawImage(picture, (picture.naturalWidth - cut) / 2, (picture.naturalHeight - cut) / 2, cut, cut, x - side / 2, y - side / 2, side, side);
+      const left = (picture.naturalWidth - cut) / 2, top = (picture.naturalHeight - cut) / 2;
+      pen.drawImage(picture, left, top, cut, cut, x - half, y - half, side, side);
     }
   }
   pen.globalAlpha = 1;
@@ -84,9 +106,10 @@ function paint(c) {
 
 function nearest(c, event) {
   const area = c.canvas.getBoundingClientRect(), px = event.clientX - area.left, py = event.clientY - area.top;
+  const [ax, bx, ay, by] = axes(c);
   let best = -1, least = (c.photos ? SIDE / 2 : NEAR) ** 2;
   for (let i = 0; i < c.row.length; i++) {
-    const [x, y] = place(c, i), d = (x - px) ** 2 + (y - py) ** 2;
+    const x = ax + bx * c.xy[2 * i] - px, y = ay + by * c.xy[2 * i + 1] - py, d = x * x + y * y;
     if (d <= least) { best = i; least = d; }
   }
   return best;

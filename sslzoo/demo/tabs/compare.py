@@ -151,5 +151,5 @@ def _columns(demo: Demo, query: Query, seen: dict[str, Photos]) -> str:
     picture = f'<img src="{demo.photo_url}/{query.row}/160" alt="">' if query.row is not None else ""
     protocol = next((p.agreement.protocol for p in seen.values() if p.agreement), "")
     facts = ["what each method finds similar", *([protocol] if protocol else [])]
-    title = html.heading(f"{picture}Nearest to {part}{html.name(query.name)}", facts)
+    title = html.heading(f'{picture}<span class="fixed">Nearest to {part}</span>{html.name(query.name)}', facts)
     return f'{title}<div class="columns" style="--n:{len(seen)}">{"".join(out)}</div>'

@@ -146,7 +146,7 @@ def browse(demo: Demo, count: int) -> str:
 def _results(demo: Demo, query: Query, found: list[tuple[int, str, float]], took: float, threshold: float) -> str:
     part = "a part of " if query.box is not None else ""
     facts = [f"cosine by {demo.photos.model}", f"{took:.1f} ms among {len(demo.photos):,}"]
-    title = html.heading(f"{len(found)} nearest to {part}{html.name(query.name)}", facts)
+    title = html.heading(f'<span class="fixed">{len(found)} nearest to {part}</span>{html.name(query.name)}', facts)
     if not found:
         return title + html.empty(
             f"No photo reaches a cosine of {threshold:.2f}", "Lower the threshold, or search for something else."
