@@ -65,10 +65,13 @@ def test_a_page_of_the_site_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
-    for kind, code in FENCE.findall(page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for block in FENCE.finditer(text):
+        kind, code = block.groups()
         if kind == "python":
+            lines = "\n" * (text[: block.start()].count("\n") + 1)  # a traceback then names the page's own line
             with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(code, name_of(page), "exec"), names)
+                exec(compile(lines + code, str(page), "exec"), names)
         elif kind == "sh":
             for line in code.splitlines():
                 run_line(line, monkeypatch)
