@@ -82,6 +82,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the rows here")
     parser.add_argument("--markdown", type=Path, help="also write the table here")
     options = parser.parse_args()
+    for path in filter(None, (options.json, options.markdown)):
+        path.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of measuring
     where = processor_name() if options.device == "cpu" else torch.cuda.get_device_name()
     precision = "bf16" if native_bf16(options.device) else "fp32"
     measured = f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}"

@@ -76,16 +76,22 @@ def run(
     method = engine.build(settings, initial_weights(init, settings) if init else None)
     began, stop = time.monotonic(), stop_condition(max_minutes)
     run = engine.train(method, train_set, settings, out=out, resume=resume, device=device, stop=stop)
+    steps = settings.steps(len(train_set))
     if distributed.rank():  # one process writes, logs and judges for all
         for _ in run:
             pass
         distributed.end()
         return
     # nothing is written before the loop has accepted recipe, images and checkpoint
+    typer.echo(
+        f"{settings.name}: {len(train_set)} images, {steps} steps; the first report takes half a minute", err=True
+    )
     first = next(run, None)
     if first is None:
         distributed.end()
-        if checkpoint.step(out) == settings.steps(len(train_set)):
+        if checkpoint.step(out) == steps:
+            if not (out / MODEL).is_dir():
+                write_model(out, settings)
             typer.echo(f"{out}: is finished already; next: sslzoo embed PHOTOS -m {out / MODEL}")
         else:
             typer.echo(f"{out}: stopped after 0.0 minutes; next: the same command with --resume")

@@ -1,5 +1,7 @@
 """The batched augmentation against torchvision's transforms: golden values per operation, moments for the random parts."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from training import augment
+from training import augment, engine, recipe
 from training.augment import View
 
 
@@ -242,3 +244,30 @@ def test_solarize_turns_round_what_is_at_least_half_bright():
     out = views(ramp, solarize_p=1.0)[0]
     whole = (ramp * 255).round()
     torch.testing.assert_close(out * 255, torch.where(whole >= 127.5, 255 - whole, whole), atol=1e-3, rtol=0)
+
+
+def test_multi_crop_gives_the_full_views_first_and_small_ones_of_small_parts():
+    """SwAV's 2 x 224 + 6 x 96, on a picture whose pixels say where they were: a small crop spans little of it."""
+    settings = recipe.load("swav-r50.in1k_800ep")
+    ramp = torch.arange(256, dtype=torch.uint8).expand(8, 3, 256, 256).contiguous()
+    plain = [dataclasses.replace(v, jitter_p=0.0, grey_p=0.0, blur_p=0.0, ratio=(1.0, 1.0)) for v in settings.views]
+    views = engine.make_views(ramp, dataclasses.replace(settings, views=tuple(plain)), 0.0, generator())
+    assert [tuple(view.shape) for view in views] == [(8, 3, 224, 224)] * 2 + [(8, 3, 96, 96)] * 6
+    spans = [((view[:, 0].amax((1, 2)) - view[:, 0].amin((1, 2))) * settings.std[0] * 255) for view in views]
+    # the square root of the area's share of 256 px, less what resampling takes at the ends
+    assert all(0.14**0.5 * 256 - 4 < span < 256 for view in spans[:2] for span in view.tolist())
+    assert all(0.05**0.5 * 256 - 4 < span < 0.14**0.5 * 256 + 4 for view in spans[2:] for span in view.tolist())
+
+
+def test_views_are_normalised_by_the_recipes_mean_and_deviation():
+    settings = recipe.load("byol-r18.cifar10")
+    grey = torch.full((2, 3, 32, 32), 51, dtype=torch.uint8)
+    off = {"jitter_p": 0.0, "grey_p": 0.0}
+    plain = [dataclasses.replace(view, **off, solarize_p=float(i)) for i, view in enumerate(settings.views)]
+    first, second = engine.make_views(grey, dataclasses.replace(settings, views=tuple(plain)), 0.0, generator())
+    mean, std = (torch.tensor(v)[:, None, None].expand(2, 3, 32, 32) for v in (settings.mean, settings.std))
+    torch.testing.assert_close(first, (0.2 - mean) / std, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(second, first)  # darker than half: solarising leaves it
+    bright = engine.make_views(255 - grey, dataclasses.replace(settings, views=tuple(plain)), 0.0, generator())
+    torch.testing.assert_close(bright[0], (0.8 - mean) / std, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(bright[1], first, atol=1e-5, rtol=1e-5)  # the second of BYOL's views is turned round

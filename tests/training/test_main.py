@@ -1,6 +1,7 @@
 """From a folder of images to a model folder that the runtime loads, by the commands a user types."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -67,8 +68,6 @@ def test_folder_to_model_to_vectors(run, photos, tmp_path):
 
 
 def test_files_that_cannot_be_read_are_listed_in_the_run_folder(run, photos, tmp_path):
-    import shutil
-
     shutil.copytree(photos, tmp_path / "p")
     (tmp_path / "p" / "bars" / "2.jpg").write_bytes(b"text")
     logs = []
@@ -143,7 +142,9 @@ def test_a_finished_run_says_so_and_a_refused_resume_changes_nothing(run, photos
     command = ["simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL]
     assert "finished" in run(*command)[1]
     record = (tmp_path / "r" / "recipe.toml").read_bytes(), (tmp_path / "r" / "run.json").read_bytes()
+    shutil.rmtree(tmp_path / "r" / "model")
     _, out, _ = run(*command, "--resume")
+    assert (tmp_path / "r" / "model" / "model.safetensors").is_file()
     assert "is finished already; next: sslzoo embed PHOTOS -m r/model" in out
     code, _, error = run(*command, "--resume", "--set", "lr_per_256=9.0")
     assert code == 1 and "another lr_per_256" in error
