@@ -204,6 +204,12 @@ def test_report(run, photos, tmp_path):
     code, _, err = run("eval", "report", "shapes/train")
     assert code == 1
     assert "train and test" in err
+    code, _, err = run("eval", "report", "shapes", "--suite", "big")
+    assert code == 1
+    assert "no suite 'big'; use small or twelve" in err
+    code, _, err = run("eval", "report", "shapes", "--suite", "small")
+    assert code == 1
+    assert "none of the suite's sets" in err
 
 
 def test_python_dash_m():

@@ -58,7 +58,9 @@ class Photos:
         def crop(row: int) -> NDArray[np.uint8] | None:
             try:
                 image = decode(self.items[row].open(), name=self.items[row].id).image
-            except (ImageError, OSError):
+            except (
+                Exception
+            ):  # what opening a damaged archive raises is as various as for `embed`, and must not stop a run
                 return None
             random = np.random.default_rng((*seed, row))
             box = random_box(*image.size, random, min_crop)
