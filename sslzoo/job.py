@@ -27,7 +27,7 @@ from sslzoo.images.read import Fast, read, read_or_reuse
 from sslzoo.images.sources.location import is_url
 from sslzoo.spec import Preprocess
 from sslzoo.update import Known, Reuse
-from sslzoo.writer import Collector, Facts, Part, Writer
+from sslzoo.writer import Collector, Facts, Part, Writer, storable
 
 PART_SIZE = 1024  # inputs; at most so much work is lost to a kill, or waited for after Ctrl-C
 DETERMINISTIC_BATCH = 16
@@ -186,7 +186,7 @@ class Job:
 def _describe(source: Source) -> str:
     """A source as the manifest names it: the absolute path, the URL or pattern, or what kind of object it was."""
     if isinstance(source, str | Path):
-        return str(source) if is_url(str(source)) or source == "-" else str(Path(source).resolve())
+        return str(source) if is_url(str(source)) or source == "-" else storable(str(Path(source).resolve()))
     return f"a {type(source).__name__} in memory"
 
 

@@ -233,6 +233,8 @@ def prepare_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, 
     Raises OutputExists when something is there and neither `resume` nor `overwrite` was asked for, and whatever was
     asked for when it is a folder of other things.
     """
+    if storable(str(folder)) != str(folder):
+        raise InputError(f"{storable(str(folder))} is not a name in UTF-8; choose another output with -o")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if not folder.is_dir():
@@ -250,7 +252,8 @@ def prepare_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, 
         )
     for path in (*part_files(folder), *folder.glob("int8.*"), folder / FAILURES, folder / MANIFEST):
         path.unlink(missing_ok=True)
-    shutil.rmtree(folder / INDEX, ignore_errors=True)
+    for derived in (INDEX, "npy", "csv"):
+        shutil.rmtree(folder / derived, ignore_errors=True)
     return None
 
 

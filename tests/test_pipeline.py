@@ -186,6 +186,11 @@ def test_names_that_are_not_utf8_end_as_rows(photos, encoder, tmp_path):
     result = sslzoo.embed(tmp_path / "in", encoder, tmp_path / "e")
     assert sslzoo.open_embeddings(tmp_path / "e").ids == ["caf\\udce9.jpg"]
     assert len(result) == 1
+    (tmp_path / "in").rename(tmp_path / "caf\udce9")
+    assert len(sslzoo.embed(tmp_path / "caf\udce9", encoder, tmp_path / "f")) == 1
+    assert len(sslzoo.embed(tmp_path / "caf\udce9", encoder, tmp_path / "f", resume=True)) == 1
+    with pytest.raises(InputError, match="not a name in UTF-8"):
+        sslzoo.embed(tmp_path / "caf\udce9", encoder, tmp_path / "caf\udce9.emb")
 
 
 def test_folders_that_are_no_embeddings(tmp_path):
@@ -287,8 +292,11 @@ def test_numpy_and_csv(mixed, encoder, tmp_path):
     assert names == list(result.ids)
     table = np.genfromtxt(formats.convert(tmp_path / "e", "csv") / "vectors.csv", delimiter=",", skip_header=1)
     np.testing.assert_array_equal(table[:, 2:].astype(np.float32), result.vectors)
-    with pytest.raises(OutputExists, match="remove it first"):
-        formats.convert(tmp_path / "e", "npy")
+    (out / "img_emb" / "img_emb_00000.npy").write_bytes(b"old")
+    formats.convert(tmp_path / "e", "npy")
+    assert len(np.load(out / "img_emb" / "img_emb_00000.npy")) == len(arrays[0])
+    sslzoo.embed(mixed / "bars", encoder, tmp_path / "e", overwrite=True)
+    assert not out.exists()  # it was of other vectors
 
 
 def test_other_tools_read_the_parts(mixed, encoder, tmp_path):

@@ -196,6 +196,7 @@ def _stem(source: str) -> str:
     """The name of an input without folders, patterns or endings."""
     name = Path(source).resolve().name if Path(source).exists() else source.rstrip("/").rsplit("/", 1)[-1]
     name = name.split(".")[0] if not Path(source).is_dir() else name
+    name = name.encode("utf-8", "ignore").decode()  # Parquet's readers take no other names
     return "".join(c for c in name if c not in "*?[]{}") or "images"
 
 
