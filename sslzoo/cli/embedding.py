@@ -174,7 +174,8 @@ def _print_plan(plan: object, as_json: bool) -> None:
     typer.echo(f"{images if images is not None else 'an unknown number of'} images")
     typer.echo(f"{facts['images_per_second']:.1f} images/s ({facts['precision']}, {facts['backend']})")
     if seconds is not None:
-        typer.echo(f"about {seconds / 60:.1f} minutes and {size / 1e6:.1f} MB of vectors")
+        time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+        typer.echo(f"about {time} and {size / 1e6:.1f} MB of vectors")
 
 
 def _stop_on_interrupt() -> Callable[[], bool]:
