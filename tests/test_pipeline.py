@@ -338,3 +338,28 @@ def test_names_of_every_kind_end_as_rows(photos, tmp_path):
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "e")
     assert sslzoo.open_embeddings(tmp_path / "e").ids == sorted(names)
+
+
+def test_half_precision_on_disk(mixed, encoder, tmp_path):
+    full = sslzoo.embed(mixed, encoder)
+    half = sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=5, dtype="float16")
+    assert str(pq.read_schema(tmp_path / "e" / "part-00000.parquet").field("embedding").type.value_type) == "halffloat"
+    assert half.vectors.dtype == np.float32
+    np.testing.assert_array_equal(half.vectors, full.vectors.astype(np.float16))
+    assert half.space == full.space
+    assert sslzoo.build_index(half).search(full, k=1).ids[3][0] == full.ids[3]
+    (mixed / "bars" / "1.jpg").unlink()
+    updated = sslzoo.embed(mixed, encoder, tmp_path / "e", update=True)
+    np.testing.assert_array_equal(updated.vectors, np.delete(half.vectors, 1, axis=0))
+    assert updated.manifest["dtype"] == "float16"
+    for kind in formats.FORMATS:
+        formats.convert(tmp_path / "e", kind)
+    with pytest.raises(InputError, match="use float32 or float16"):
+        sslzoo.embed(mixed, encoder, dtype="int4")
+
+
+def test_what_half_precision_does_not_hold_is_said(mixed, tmp_path, monkeypatch):
+    loud = lambda self, batch: np.full((len(batch), 3072), 7e4, np.float32)  # noqa: E731
+    monkeypatch.setattr(backends.PixelsBackend, "__call__", loud)
+    with pytest.raises(InputError, match=r"vector of bars/0\.jpg has 70000, more than float16 holds"):
+        sslzoo.embed(mixed, "pixels-32", tmp_path / "e", dtype="float16")

@@ -69,6 +69,9 @@ def embed(
     ] = "local",
     actors: Annotated[int, typer.Option(min=0, help="Encoders of --engine ray; 0: one a GPU, or one a machine.")] = 0,
     format: Annotated[str, typer.Option(help="parquet; with npy or csv, these are written too.")] = "parquet",
+    dtype: Annotated[
+        str, typer.Option(help="Of the vectors on disk: float32, or float16 at half the size.")
+    ] = "float32",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the images and estimate time and size.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -93,6 +96,7 @@ def embed(
         "workers": workers,
         "decoder": decoder,
         "compiled": compiled,
+        "dtype": dtype,
         "policy": Policy(_colour(background), allow_truncated, pixel_limit or PIXEL_LIMIT),
     }
     if dry_run:
