@@ -54,6 +54,7 @@ def embed(
     policy: Policy = DEFAULT,
     decoder: str = "pillow",
     compiled: bool = False,
+    dtype: str = "float32",
     resume: bool = False,
     overwrite: bool = False,
     deterministic: bool = False,
@@ -68,7 +69,7 @@ def embed(
     """
     if precision == "int8":
         raise InputError("int8 is calibrated by one process; use --engine local, or --engine ray with fp32 or bf16")
-    job, folder = Job(source, batch_size, workers, deterministic, part_size, policy, decoder), Path(out)
+    job, folder = Job(source, batch_size, workers, deterministic, part_size, policy, decoder, dtype), Path(out)
     next(job.items())  # raises InputError when there is none
     earlier = prepare_output(folder, resume=resume, overwrite=overwrite)
     if earlier is not None:

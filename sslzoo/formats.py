@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 from sslzoo.embeddings import part_files, read_manifest
-from sslzoo.errors import InputError, OutputExists
+from sslzoo.errors import InputError, OutputError
 
 FORMATS = ("npy", "csv")
 
@@ -16,20 +17,27 @@ FORMATS = ("npy", "csv")
 def convert(folder: Path, kind: str) -> Path:
     """Writes a finished embeddings folder in another format into a sub-folder of it, part by part, and returns that.
 
+    What is there from before is replaced once the new is whole.
+
     "npy" is `img_emb/img_emb_00000.npy` (float32 `[n, dim]`, to be memory-mapped) with `metadata/metadata_00000.parquet`
     (image_path and the other columns); "csv" is one `vectors.csv` with path, label and one column a dimension.
     """
     if kind not in FORMATS:
         raise InputError(f"format is {kind!r}; use parquet, {' or '.join(FORMATS)}")
     read_manifest(folder)
-    out = folder / kind
-    if out.exists():
-        raise OutputExists(f"{out} already exists; remove it first")
-    out.mkdir()
-    if kind == "npy":
-        _npy(folder, out)
-    else:
-        _csv(folder, out / "vectors.csv")
+    out, beside = folder / kind, folder / f".{kind}.tmp"
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        if kind == "npy":
+            _npy(folder, beside)
+        else:
+            _csv(folder, beside / "vectors.csv")
+        shutil.rmtree(out, ignore_errors=True)  # of the same vectors, or of those before an update
+        beside.rename(out)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise OutputError(f"{out} can't be written ({error.strerror}); the embeddings are whole in {folder}") from None
     return out
 
 

@@ -27,7 +27,7 @@ from sslzoo.images.read import Fast, read, read_or_reuse
 from sslzoo.images.sources.location import is_url
 from sslzoo.spec import Preprocess
 from sslzoo.update import Known, Reuse
-from sslzoo.writer import Collector, Facts, Part, Writer
+from sslzoo.writer import Collector, Facts, Part, Writer, storable
 
 PART_SIZE = 1024  # inputs; at most so much work is lost to a kill, or waited for after Ctrl-C
 DETERMINISTIC_BATCH = 16
@@ -44,8 +44,11 @@ class Job:
     part_size: int = PART_SIZE
     policy: Policy = DEFAULT
     decoder: str = "pillow"
+    dtype: str = "float32"  # of the vectors on disk
 
     def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float16"):
+            raise InputError(f"dtype is {self.dtype!r}; use float32 or float16")
         if self.decoder not in ("pillow", "torch"):
             raise InputError(f"decoder is {self.decoder!r}; use pillow, or torch for JPEG on a GPU")
         self.summary, self.reader = Summary(), open_source(self.source)
@@ -55,7 +58,8 @@ class Job:
     def like(self, manifest: dict[str, Any]) -> Job:
         """The same job in an earlier run's portions, so that a resumed run computes the very batches of an unbroken one."""
         sizes = {key: manifest[key] for key in ("batch_size", "part_size", "deterministic")}
-        job = replace(self, **sizes, decoder=manifest.get("decoder", "pillow"))
+        kept = {"decoder": manifest.get("decoder", "pillow"), "dtype": manifest.get("dtype", "float32")}
+        job = replace(self, **sizes, **kept)
         job.summary, job.reader = self.summary, self.reader
         return job
 
@@ -93,6 +97,7 @@ class Job:
             "backend": run.engine,
             "source": _describe(self.source),
             "columns": dict(self.reader.columns),
+            "dtype": self.dtype,
             "part_size": self.part_size,
             "batch_size": self.batch_size or run.batch_size,
             "deterministic": self.deterministic,
@@ -186,7 +191,7 @@ class Job:
 def _describe(source: Source) -> str:
     """A source as the manifest names it: the absolute path, the URL or pattern, or what kind of object it was."""
     if isinstance(source, str | Path):
-        return str(source) if is_url(str(source)) or source == "-" else str(Path(source).resolve())
+        return str(source) if is_url(str(source)) or source == "-" else storable(str(Path(source).resolve()))
     return f"a {type(source).__name__} in memory"
 
 

@@ -30,6 +30,7 @@ def embed(
     policy: Policy = DEFAULT,
     decoder: str = "pillow",
     compiled: bool = False,
+    dtype: str = "float32",
     int8: Path | None = None,
     resume: bool = False,
     update: bool = False,
@@ -52,13 +53,13 @@ def embed(
     graph in that embeddings folder is used. `workers` 0 takes one decode thread per processor, `batch_size` 0 is 16 on a
     CPU and 256 on a GPU. For a GPU, `decoder` "torch" decodes JPEG files there, and `compiled` runs the network through
     torch.compile. `policy` is what may be chosen about decoding. `deterministic` computes in batches of one size, so that
-    on one machine a vector never depends on what it was computed with. `progress` shows a bar on stderr; `stop` is asked
-    between parts.
+    on one machine a vector never depends on what it was computed with. `dtype` float16 halves the folder's size.
+    `progress` shows a bar on stderr; `stop` is asked between parts.
 
     Row i never shifts: ids are the images' own paths. Raises InputError when the source is missing, empty or without one
     readable image (nothing is written then), OutputExists when `out` is there already, and Interrupted after `stop`.
     """
-    job = Job(source, batch_size, workers, deterministic, part_size, policy, decoder)
+    job = Job(source, batch_size, workers, deterministic, part_size, policy, decoder, dtype)
     folder = Path(out) if out is not None else None
     choices = {"device": device, "backend": backend, "compiled": compiled}
     if update and folder is not None and folder.exists():
@@ -116,7 +117,7 @@ def embed_shard(
     """
     if not 0 <= shard < shards:
         raise InputError(f"there is no shard {shard}/{shards}; they count from 0/{shards} to {shards - 1}/{shards}")
-    portions = ("batch_size", "workers", "deterministic", "part_size", "policy", "decoder")
+    portions = ("batch_size", "workers", "deterministic", "part_size", "policy", "decoder", "dtype")
     job = Job(source, **{key: options.pop(key) for key in portions if key in options})
     items, folder = job.items(), Path(out)
     earlier = prepare_output(folder, resume=True, overwrite=False)

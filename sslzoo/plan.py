@@ -30,7 +30,9 @@ def plan(source: Source, model: Any = None, *, sample: int = 48, **options: Any)
 
     Counts are None where only reading everything would tell (a compressed tar, a remote folder).
     """
-    portions = {key: options.pop(key) for key in ("batch_size", "workers", "policy", "decoder") if key in options}
+    portions = {
+        key: options.pop(key) for key in ("batch_size", "workers", "policy", "decoder", "dtype") if key in options
+    }
     job = Job(source, part_size=sample, **portions)
     items = job.items()
     run = open_backend(model or registry.PACKAGE_ENCODER, **{"precision": "auto", "int8": job.samples, **options})
@@ -40,6 +42,6 @@ def plan(source: Source, model: Any = None, *, sample: int = 48, **options: Any)
         part = job.embed_part(itertools.islice(items, sample), run, bar)
     speed = len(part.inputs) / max(time.perf_counter() - began, 1e-9)
     count = job.reader.count()
-    if count is None or not part.inputs:
-        return Plan(count, count and count * run.spec.dim * 4, speed, None, run.precision, run.engine)
-    return Plan(count, count * run.spec.dim * 4, speed, count / speed, run.precision, run.engine)
+    size = count and count * run.spec.dim * (2 if job.dtype == "float16" else 4)
+    seconds = count / speed if count is not None and part.inputs else None
+    return Plan(count, size, speed, seconds, run.precision, run.engine)

@@ -163,7 +163,7 @@ class Writer:
         import pyarrow as pa
 
         facts = part.facts
-        values = pa.array(part.matrix().ravel(), pa.float32())
+        values = pa.array(self._stored(part).ravel())
         columns: dict[str, pa.Array] = {
             "path": pa.array([storable(path) for path in part.paths], pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(values, part.dim),
@@ -180,6 +180,19 @@ class Writer:
         about = {"inputs": fingerprint(part.inputs), "failures": failures}
         table = pa.table(columns).replace_schema_metadata({"sslzoo": json.dumps(about)})
         self._write_table(table, part_name(number))
+
+    def _stored(self, part: Part) -> NDArray[np.floating[Any]]:
+        """The vectors in the type that they are kept in; raises InputError for what float16 doesn't hold."""
+        matrix = part.matrix()
+        if self.manifest.get("dtype") != "float16":
+            return matrix
+        largest = np.abs(matrix).max(axis=1, initial=0)
+        if len(beyond := np.flatnonzero(largest > np.finfo(np.float16).max)):
+            raise InputError(
+                f"the vector of {part.paths[beyond[0]]} has {largest[beyond[0]]:.6g}, more than float16 holds; "
+                "embed again with --overwrite --dtype float32"
+            )
+        return matrix.astype(np.float16)
 
     def finish(self, left_out: dict[str, int]) -> Embeddings:
         """Gathers the failures and completes the manifest; raises InputError when no image could be read."""
@@ -233,6 +246,8 @@ def prepare_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, 
     Raises OutputExists when something is there and neither `resume` nor `overwrite` was asked for, and whatever was
     asked for when it is a folder of other things.
     """
+    if storable(str(folder)) != str(folder):
+        raise InputError(f"{storable(str(folder))} is not a name in UTF-8; choose another output with -o")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if not folder.is_dir():
@@ -250,7 +265,8 @@ def prepare_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, 
         )
     for path in (*part_files(folder), *folder.glob("int8.*"), folder / FAILURES, folder / MANIFEST):
         path.unlink(missing_ok=True)
-    shutil.rmtree(folder / INDEX, ignore_errors=True)
+    for derived in (INDEX, "npy", "csv"):
+        shutil.rmtree(folder / derived, ignore_errors=True)
     return None
 
 

@@ -116,7 +116,7 @@ def test_the_first_bad_input_is_named(encoder, picture, tmp_path):
         encoder.encode(tmp_path / "gone.jpg")
     for value, message in (
         (np.zeros((4, 4, 3)), "float64"),
-        (np.zeros((4, 4), np.uint8), "uint8 \\[height"),
+        (np.zeros((4, 4, 2), np.uint8), "uint8 \\[height"),
         (7, "int"),
     ):
         with pytest.raises(InputError, match=message):

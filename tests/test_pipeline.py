@@ -186,6 +186,11 @@ def test_names_that_are_not_utf8_end_as_rows(photos, encoder, tmp_path):
     result = sslzoo.embed(tmp_path / "in", encoder, tmp_path / "e")
     assert sslzoo.open_embeddings(tmp_path / "e").ids == ["caf\\udce9.jpg"]
     assert len(result) == 1
+    (tmp_path / "in").rename(tmp_path / "caf\udce9")
+    assert len(sslzoo.embed(tmp_path / "caf\udce9", encoder, tmp_path / "f")) == 1
+    assert len(sslzoo.embed(tmp_path / "caf\udce9", encoder, tmp_path / "f", resume=True)) == 1
+    with pytest.raises(InputError, match="not a name in UTF-8"):
+        sslzoo.embed(tmp_path / "caf\udce9", encoder, tmp_path / "caf\udce9.emb")
 
 
 def test_folders_that_are_no_embeddings(tmp_path):
@@ -287,8 +292,11 @@ def test_numpy_and_csv(mixed, encoder, tmp_path):
     assert names == list(result.ids)
     table = np.genfromtxt(formats.convert(tmp_path / "e", "csv") / "vectors.csv", delimiter=",", skip_header=1)
     np.testing.assert_array_equal(table[:, 2:].astype(np.float32), result.vectors)
-    with pytest.raises(OutputExists, match="remove it first"):
-        formats.convert(tmp_path / "e", "npy")
+    (out / "img_emb" / "img_emb_00000.npy").write_bytes(b"old")
+    formats.convert(tmp_path / "e", "npy")
+    assert len(np.load(out / "img_emb" / "img_emb_00000.npy")) == len(arrays[0])
+    sslzoo.embed(mixed / "bars", encoder, tmp_path / "e", overwrite=True)
+    assert not out.exists()  # it was of other vectors
 
 
 def test_other_tools_read_the_parts(mixed, encoder, tmp_path):
@@ -330,3 +338,28 @@ def test_names_of_every_kind_end_as_rows(photos, tmp_path):
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "e")
     assert sslzoo.open_embeddings(tmp_path / "e").ids == sorted(names)
+
+
+def test_half_precision_on_disk(mixed, encoder, tmp_path):
+    full = sslzoo.embed(mixed, encoder)
+    half = sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=5, dtype="float16")
+    assert str(pq.read_schema(tmp_path / "e" / "part-00000.parquet").field("embedding").type.value_type) == "halffloat"
+    assert half.vectors.dtype == np.float32
+    np.testing.assert_array_equal(half.vectors, full.vectors.astype(np.float16))
+    assert half.space == full.space
+    assert sslzoo.build_index(half).search(full, k=1).ids[3][0] == full.ids[3]
+    (mixed / "bars" / "1.jpg").unlink()
+    updated = sslzoo.embed(mixed, encoder, tmp_path / "e", update=True)
+    np.testing.assert_array_equal(updated.vectors, np.delete(half.vectors, 1, axis=0))
+    assert updated.manifest["dtype"] == "float16"
+    for kind in formats.FORMATS:
+        formats.convert(tmp_path / "e", kind)
+    with pytest.raises(InputError, match="use float32 or float16"):
+        sslzoo.embed(mixed, encoder, dtype="int4")
+
+
+def test_what_half_precision_does_not_hold_is_said(mixed, tmp_path, monkeypatch):
+    loud = lambda self, batch: np.full((len(batch), 3072), 7e4, np.float32)  # noqa: E731
+    monkeypatch.setattr(backends.PixelsBackend, "__call__", loud)
+    with pytest.raises(InputError, match=r"vector of bars/0\.jpg has 70000, more than float16 holds"):
+        sslzoo.embed(mixed, "pixels-32", tmp_path / "e", dtype="float16")

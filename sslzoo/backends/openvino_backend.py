@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import mmap
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,14 +117,35 @@ class OpenVinoBackend(Immediate):
             with path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             tensor = import_openvino().Tensor(np.frombuffer(mapped, np.uint8))
-            compiled = self._core.import_model(tensor, "CPU", self._options)
+            with _letting_go(mapped):
+                compiled = self._core.import_model(tensor, "CPU", self._options)
         except (OSError, RuntimeError, ValueError):
             with contextlib.suppress(OSError):
                 path.unlink()  # damaged; it is made again
             return None
-        if hasattr(mapped, "madvise"):
-            mapped.madvise(mmap.MADV_DONTNEED)  # the pages were read; OpenVINO has its own copy in the kernels' layout
         return compiled
+
+
+@contextlib.contextmanager
+def _letting_go(mapped: mmap.mmap) -> Iterator[None]:
+    """Keeps the pages that are read from a mapped file from piling up: OpenVINO has its own copy in the kernels' layout."""
+    if not hasattr(mapped, "madvise"):
+        yield
+        return
+    done = threading.Event()
+
+    def let_go() -> None:
+        while not done.wait(0.01):
+            mapped.madvise(mmap.MADV_DONTNEED)  # whoever needs a page again gets it from the file
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _rounded(n: int) -> int:

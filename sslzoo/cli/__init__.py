@@ -59,10 +59,10 @@ def options(
 
 
 def main() -> None:
-    """Runs the command line; an error of ours is one line on stderr and exit code 1."""
+    """Runs the command line; an error of ours, or of the file system, is one line on stderr and exit code 1."""
     try:
         code = app(prog_name="sslzoo", standalone_mode=False)
-    except SslzooError as error:
+    except (SslzooError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
     except Exception as error:

@@ -69,6 +69,9 @@ def embed(
     ] = "local",
     actors: Annotated[int, typer.Option(min=0, help="Encoders of --engine ray; 0: one a GPU, or one a machine.")] = 0,
     format: Annotated[str, typer.Option(help="parquet; with npy or csv, these are written too.")] = "parquet",
+    dtype: Annotated[
+        str, typer.Option(help="Of the vectors on disk: float32, or float16 at half the size.")
+    ] = "float32",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the images and estimate time and size.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -93,6 +96,7 @@ def embed(
         "workers": workers,
         "decoder": decoder,
         "compiled": compiled,
+        "dtype": dtype,
         "policy": Policy(_colour(background), allow_truncated, pixel_limit or PIXEL_LIMIT),
     }
     if dry_run:
@@ -174,7 +178,8 @@ def _print_plan(plan: object, as_json: bool) -> None:
     typer.echo(f"{images if images is not None else 'an unknown number of'} images")
     typer.echo(f"{facts['images_per_second']:.1f} images/s ({facts['precision']}, {facts['backend']})")
     if seconds is not None:
-        typer.echo(f"about {seconds / 60:.1f} minutes and {size / 1e6:.1f} MB of vectors")
+        time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+        typer.echo(f"about {time} and {size / 1e6:.1f} MB of vectors")
 
 
 def _stop_on_interrupt() -> Callable[[], bool]:
@@ -196,6 +201,7 @@ def stem(source: str) -> str:
     """The name of an input without folders, patterns or endings."""
     name = Path(source).resolve().name if Path(source).exists() else source.rstrip("/").rsplit("/", 1)[-1]
     name = name.split(".")[0] if not Path(source).is_dir() else name
+    name = name.encode("utf-8", "ignore").decode()  # Parquet's readers take no other names
     return "".join(c for c in name if c not in "*?[]{}") or "images"
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 import sslzoo
@@ -185,6 +186,20 @@ def test_a_mix_in_memory(folder):
         ("input 2", 3),
         ("input 3", 9),
     ]
+    tall = np.full((9, 7, 3), (5, 6, 7), np.uint8)
+    for value in (
+        torch.from_numpy(tall),
+        torch.from_numpy(tall).permute(2, 0, 1),
+        tall[:, ::-1],
+        np.dstack([tall, tall[..., :1] * 51]),
+    ):
+        [item] = discover([value])
+        assert item.open().size == (7, 9)
+        assert decode(item.open()).image.getpixel((3, 3)) == (5, 6, 7)
+    [item] = discover([tall[..., 0]])
+    assert decode(item.open()).image.getpixel((3, 3)) == (5, 5, 5)
+    with pytest.raises(InputError, match=r"input 0 has shape \(9, 7, 3\) and type float64"):
+        list(discover([tall / 255]))
     assert sslzoo.embed(mix, "pixels-32").ids[1] == "input 1"
     with pytest.raises(InputError, match="input 0 is a int"):
         list(discover([5]))
@@ -325,3 +340,25 @@ def test_a_folder_of_images_may_hold_a_table_of_something_else(folder):
     assert reds(discover(folder)) == EXPECTED
     pq.write_table(pa.table({"path": pa.array(["a/1.png"], pa.large_string())}), folder / "notes.parquet")
     assert reds(discover(folder)) == [("a/1.png", None, 1)]
+
+
+def test_links_to_themselves_are_failures(tmp_path):
+    (tmp_path / "self.png").symlink_to("self.png")
+    (tmp_path / "z.png").write_bytes(png(2))
+    assert failures(discover(tmp_path)).keys() == {"self.png"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
+def test_more_tables_than_files_may_be_open(tmp_path):
+    import resource
+
+    for i in range(80):
+        pq.write_table(pa.table({"image": [{"bytes": png(i), "path": None}]}), tmp_path / f"{i:03d}.parquet")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 40, before[1]))
+    try:
+        reader = open_source(tmp_path)
+        assert reader.count() == 80
+        assert sum(1 for _ in reader.items(Summary())) == 80
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from stat import S_ISREG
 
 from sslzoo.images.sources.item import Item, Summary, is_hidden, is_image_name
 from sslzoo.images.sources.location import contents, file_system, is_url
@@ -24,57 +25,79 @@ class FolderReader:
 
     def items(self, summary: Summary) -> Iterator[Item]:
         """The images in order."""
-        for entry in _walk(self.root, set(), summary):
-            relative = Path(entry.path).relative_to(self.root)
-            label = relative.parts[0] if len(relative.parts) > 1 else None
-            yield Item(relative.as_posix(), contents(entry.path), label, stamp=_stamp(entry))
+        for relative, stat in _walk(str(self.root), summary):
+            label = relative.partition("/")[0] if "/" in relative else None
+            stamp = (stat.st_size, stat.st_mtime_ns) if stat else None
+            yield Item(relative, contents(os.path.join(self.root, relative)), label, stamp=stamp)
 
 
-def _stamp(entry: os.DirEntry[str]) -> tuple[int, int] | None:
+def _walk(root: str, summary: Summary) -> Iterator[tuple[str, os.stat_result | None]]:
+    """The images below `root`: paths relative to it, and what the file system says of each (nothing of a broken link)."""
+    seen: set[tuple[int, int]] = set()
+    open_folders = [("", _listing(root, seen, summary))]
+    while open_folders:
+        prefix, entries = open_folders[-1]
+        if (entry := next(entries, None)) is None:
+            open_folders.pop()
+            continue
+        name, is_folder, is_link = entry
+        path = os.path.join(root, prefix + name)
+        if name.startswith("."):
+            summary.count("hidden")
+        elif is_folder:
+            open_folders.append((f"{prefix}{name}/", _listing(path, seen, summary)))
+        elif not is_image_name(name):
+            summary.count("not an image's extension")
+        else:
+            stat = _stat(path)
+            if stat is not None and not S_ISREG(stat.st_mode):
+                summary.count("not a regular file")
+            elif stat is not None and is_link and (stat.st_dev, stat.st_ino) in seen:
+                summary.count("link to a file that was seen")
+            else:
+                if stat is not None and is_link:
+                    seen.add((stat.st_dev, stat.st_ino))
+                yield prefix + name, stat
+
+
+def _listing(folder: str, seen: set[tuple[int, int]], summary: Summary) -> Iterator[tuple[str, bool, bool]]:
+    """The entries of a folder that wasn't seen before, sorted: name, whether a folder, whether a link."""
+    names: list[str] = []
+    folders, links = set(), set()  # apart from the names, since a folder may hold millions of files
+    stat = _stat(folder)
+    if stat is not None and (stat.st_dev, stat.st_ino) in seen:
+        summary.count("link to a folder that was seen")
+        return
     try:
-        stat = entry.stat()
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _walk(folder: str | Path, seen: set[tuple[int, int]], summary: Summary) -> Iterator[os.DirEntry[str]]:
-    try:
-        stat = os.stat(folder)
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                names.append(entry.name)
+                if _is_folder(entry):
+                    folders.add(entry.name)
+                if entry.is_symlink():
+                    links.add(entry.name)
     except OSError:
         summary.count("unreadable folder")
         return
-    if (stat.st_dev, stat.st_ino) in seen:
-        summary.count("link to a folder that was seen")
-        return
-    seen.add((stat.st_dev, stat.st_ino))
-    for entry in entries:
-        if entry.name.startswith("."):
-            summary.count("hidden")
-        elif entry.is_dir():
-            yield from _walk(entry.path, seen, summary)
-        elif not is_image_name(entry.name):
-            summary.count("not an image's extension")
-        elif not entry.is_file() and os.path.exists(entry.path):  # a pipe or a device, or a link to one
-            summary.count("not a regular file")
-        elif entry.is_symlink() and _seen_file(entry, seen):
-            summary.count("link to a file that was seen")
-        else:
-            yield entry
+    if stat is not None:
+        seen.add((stat.st_dev, stat.st_ino))
+    names.sort()
+    for name in names:
+        yield name, name in folders, name in links
 
 
-def _seen_file(entry: os.DirEntry[str], seen: set[tuple[int, int]]) -> bool:
-    """Whether a link leads to a file that another link has led to; a broken link counts as new and fails when opened."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        stat = entry.stat()
-    except OSError:
+        return entry.is_dir()
+    except OSError:  # a link to itself
         return False
-    key = (stat.st_dev, stat.st_ino)
-    if key in seen:
-        return True
-    seen.add(key)
-    return False
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
 
 
 class RemoteFolderReader:

@@ -32,16 +32,23 @@ class MemoryReader:
 
 
 def as_item(value: Any, position: int) -> Item:
-    """One image of any kind as an item; raises InputError for what isn't an image."""
+    """One image of any kind as an item; raises InputError for what isn't an image.
+
+    Arrays and tensors are uint8 `[height, width]`, `[height, width, 1, 3 or 4]`, tensors also channels first.
+    """
     if isinstance(value, str | Path):
         return Item(str(value), contents(value))
     name = f"input {position}"
     if hasattr(value, "detach"):  # a torch tensor, told without importing torch
         value = value.detach().cpu().numpy()
+        if value.ndim == 3 and value.shape[0] in (1, 3, 4) and value.shape[2] not in (1, 3, 4):
+            value = value.transpose(1, 2, 0)  # channels first, as torchvision has them
     if isinstance(value, np.ndarray):
-        if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
+        if value.ndim == 3 and value.shape[2] == 1:
+            value = value[..., 0]
+        if value.dtype != np.uint8 or not (value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (3, 4))):
             raise InputError(f"{name} has shape {value.shape} and type {value.dtype}; give uint8 [height, width, 3]")
-        value = Image.fromarray(value)
+        value = Image.fromarray(np.ascontiguousarray(value))
     if isinstance(value, Image.Image | bytes):
         opened: Opened = value
         return Item(name, lambda: opened)

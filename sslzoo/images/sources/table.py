@@ -14,6 +14,7 @@ from sslzoo.images.sources.location import contents, is_url, opener
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 IMAGE_NAMES = ("image", "img", "jpg", "png", "webp", "picture", "photo")
 PLAIN = ("string", "bool", "int32", "int64", "float32", "float64")
@@ -28,53 +29,58 @@ class ParquetReader:
     """
 
     def __init__(self, location: str | Path) -> None:
-        import pyarrow.parquet as pq
-
         self.location = location
         self.name = str(location).rsplit("/", 1)[-1]
         try:
-            self.file = pq.ParquetFile(opener(location)() if is_url(str(location)) else location)
+            with self._open() as file:  # a folder may hold more tables than files may be open at once
+                self.metadata, schema = file.metadata, file.schema_arrow
         except Exception as error:  # Arrow raises several kinds, and some of its own for remote files
             raise InputError(f"{location} is not a Parquet file that can be read ({error})") from None
-        schema = self.file.schema_arrow
         self.image, self.by_path = _image_column(schema, str(location))
         self.class_names = _class_names(schema.metadata or {})
         self.columns: Mapping[str, str] = _plain_columns(schema, {self.image, "label"})
         self.wanted = [name for name in schema.names if name in (self.image, "label") or name in self.columns]
+
+    def _open(self) -> pq.ParquetFile:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(opener(self.location)() if is_url(str(self.location)) else self.location)
 
     def __reduce__(self) -> tuple[type[ParquetReader], tuple[str | Path]]:
         return ParquetReader, (self.location,)  # in another process the file is opened anew
 
     def count(self) -> int | None:
         """From the file's metadata."""
-        return int(self.file.metadata.num_rows)
+        return int(self.metadata.num_rows)
 
     def items(self, summary: Summary) -> Iterator[Item]:
         """One item a row, in order; the pixels of at most 64 rows are held at a time."""
         row = -1
         try:
-            for row, values in enumerate(self._rows(self.file.iter_batches(64, columns=self.wanted))):
-                yield self._item(row, values)
+            with self._open() as file:
+                for row, values in enumerate(self._rows(file.iter_batches(64, columns=self.wanted))):
+                    yield self._item(row, values)
         except OSError as error:  # Arrow's for damaged data
             yield Item(f"{self.name}/{row + 1}", _Unreadable(f"the table can't be read from here on: {error}"))
 
     @property
     def groups(self) -> list[int]:
         """How many rows each row group has; a group is the least that can be read at once."""
-        metadata = self.file.metadata
-        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        return [self.metadata.row_group(group).num_rows for group in range(self.metadata.num_row_groups)]
 
     def group(self, number: int) -> list[Item]:
-        """The items of one row group, with their pixels as bytes. Not for several threads at once."""
+        """The items of one row group, with their pixels as bytes."""
         first = sum(self.groups[:number])
-        rows = self.file.read_row_group(number, columns=self.wanted).to_pylist()
+        with self._open() as file:
+            rows = file.read_row_group(number, columns=self.wanted).to_pylist()
         return [self._item(first + row, values) for row, values in enumerate(rows)]
 
     def labels(self) -> list[str | int | None]:
         """The labels of all rows, read without the pixels."""
         if "label" not in self.wanted:
             return [None] * (self.count() or 0)
-        return [self._label(label) for label in self.file.read(columns=["label"])["label"].to_pylist()]
+        with self._open() as file:
+            return [self._label(label) for label in file.read(columns=["label"])["label"].to_pylist()]
 
     @staticmethod
     def _rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
