@@ -78,7 +78,7 @@ def embed(
     started = _connect(actors)
     try:
         actors, share = _share(actors, device)
-        job = replace(job, workers=job.workers or share["num_cpus"])
+        job = replace(job, workers=job.workers or share["num_cpus"], summary=Summary())
         choices = {"device": device, "precision": precision, "backend": backend, "compiled": compiled}
         manifest = _ask(ray.remote(_manifest).options(**share), job, model, choices)
         if earlier is not None:

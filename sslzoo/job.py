@@ -7,7 +7,7 @@ import platform
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -45,13 +45,15 @@ class Job:
     policy: Policy = DEFAULT
     decoder: str = "pillow"
     dtype: str = "float32"  # of the vectors on disk
+    summary: Summary = field(default_factory=Summary)
+    reader: Reader = None  # type: ignore[assignment]  # of the source, which is opened once: it may be standard input
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float16"):
             raise InputError(f"dtype is {self.dtype!r}; use float32 or float16")
         if self.decoder not in ("pillow", "torch"):
             raise InputError(f"decoder is {self.decoder!r}; use pillow, or torch for JPEG on a GPU")
-        self.summary, self.reader = Summary(), open_source(self.source)
+        self.reader = self.reader or open_source(self.source)
         if self.deterministic:
             self.batch_size = DETERMINISTIC_BATCH
 
@@ -59,9 +61,7 @@ class Job:
         """The same job in an earlier run's portions, so that a resumed run computes the very batches of an unbroken one."""
         sizes = {key: manifest[key] for key in ("batch_size", "part_size", "deterministic")}
         kept = {"decoder": manifest.get("decoder", "pillow"), "dtype": manifest.get("dtype", "float32")}
-        job = replace(self, **sizes, **kept)
-        job.summary, job.reader = self.summary, self.reader
-        return job
+        return replace(self, **sizes, **kept)
 
     def items(self) -> Iterator[Item]:
         """The inputs; raises InputError when there is none."""

@@ -51,7 +51,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """30 pictures in three folders, two broken files and one that is no image."""
+    """30 pictures in three folders, two broken files, one that is hidden and one that is no image."""
     root = tmp_path_factory.mktemp("in") / "pictures"
     for i in range(32):
         path = root / "abc"[i % 3] / f"{i:02d}.png"
@@ -60,7 +60,8 @@ def folder(tmp_path_factory):
             path.write_text("text")
         else:
             draw("bars", i, (40, 30)).save(path)
-    (root / "readme.txt").write_text("text")
+    for name in (".first.png", "readme.txt"):
+        (root / name).write_text("text")
     return root
 
 
@@ -74,7 +75,7 @@ def test_the_folder_is_that_of_one_process(folder, tmp_path):
     code, out, err = run(folder, "-o", tmp_path / "ray", "--json")
     assert code == 3, err
     assert json.loads(out)["failed"] == 2
-    assert json.loads(out)["left_out"] == {"not an image's extension": 1}
+    assert json.loads(out)["left_out"] == {"hidden": 1, "not an image's extension": 1}
     assert snapshot(tmp_path / "ray") == snapshot(tmp_path / "one")
 
 

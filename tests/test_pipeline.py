@@ -1,6 +1,8 @@
 """The embeddings folder: rows keep their files, parts survive, resumed equals unbroken, refusals lose nothing."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -338,6 +340,13 @@ def test_names_of_every_kind_end_as_rows(photos, tmp_path):
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "e")
     assert sslzoo.open_embeddings(tmp_path / "e").ids == sorted(names)
+
+
+def test_a_list_on_standard_input_is_read_once(photos, encoder, tmp_path, monkeypatch):
+    text = "".join(f"{path}\n" for path in sorted(photos.rglob("*.*g")))
+    for options in ({}, {"resume": True}):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        assert len(sslzoo.embed("-", encoder, tmp_path / "e", **options)) == 12
 
 
 def test_half_precision_on_disk(mixed, encoder, tmp_path):
