@@ -19,7 +19,7 @@ from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
 from sslzoo.index import faiss_door
 from sslzoo.index.collection import Collection
-from sslzoo.index.exact import SLACK, ExactIndex, Found, exact, order, rescore
+from sslzoo.index.exact import BULK, SLACK, ExactIndex, Found, exact, order, rescore
 
 SMALL = 2000  # vectors up to which a structure is not worth training: the shortlist is everything
 PER_CENTROID = 39  # training vectors a centroid, below which FAISS's k-means warns
@@ -170,7 +170,8 @@ class ApproximateIndex(ExactIndex):
         if within is not None:
             dropped |= ~within[rows]
         rows = np.where(dropped, -1, rows)
-        if rows.shape[1] > k + SLACK:  # FAISS multiplies where the vectors lie; only the few that count are copied
+        if len(rows) >= BULK and rows.shape[1] > k + SLACK:
+            # FAISS multiplies where the vectors lie, with all threads; only the few that count are copied
             near = faiss_door.products(self.collection.normalized, probes, rows)
             best = np.argpartition(-near, k + SLACK - 1, axis=1)[:, : k + SLACK]
             rows = rows[np.arange(len(rows))[:, None], best]
