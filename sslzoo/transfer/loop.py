@@ -80,6 +80,8 @@ def train(
         for step in range(steps):
             some = list(itertools.islice(crops, batch))
             if len(some) < 2:  # so many could not be read
+                if step == 0:
+                    raise InputError(f"fewer than 2 of the {n} training images could be read; see that they are images")
                 break
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(_seed(settings.seed, epoch, step))

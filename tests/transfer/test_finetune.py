@@ -217,6 +217,8 @@ def test_unreadable_and_unlabelled_images(tmp_path, colours):
     assert made.score.test.size == len(made.score.items) == 2
     (tmp_path / "a" / "good.png").unlink()
     (tmp_path / "b" / "good.png").unlink()
+    with pytest.raises(InputError, match="fewer than 2 of the 2 training images"):
+        finetune(tmp_path, "random-r18", settings=Settings(**FAST | {"epochs": 1}), device="cpu")
     with pytest.raises(InputError, match="none of the 2 images"):
         loop.hits(made.classifier, Photos.open(tmp_path))
 
