@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslzoo import backbones
 from sslzoo.backends.processor import native_bf16
@@ -113,7 +113,8 @@ def train(
         norms.synchronize(method, device)
     if recipe.compile:
         for network in method.children():
-            network.compile()  # in place, so that the checkpoint's names stay
+            if any(isinstance(layer, nn.Conv2d) for layer in network.modules()):  # a head has nothing to gain
+                network.compile()  # in place, so that the checkpoint's names stay
     model = distributed.parallel(method)
     optimizer = optim.build(method, recipe)
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
