@@ -35,7 +35,7 @@ class Server:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = str(self.uploads.folder)
         try:
-            import gradio
+            import gradio  # noqa: F401
         except ImportError:
             raise MissingExtra("the demo needs Gradio, which is not installed: pip install 'sslzoo[demo]'") from None
         from starlette.middleware import Middleware
@@ -76,7 +76,6 @@ class Server:
         except OSError as error:
             self._remove()
             raise InputError(f"port {port} can't be used ({error}); choose another with --port") from None
-        self.version = gradio.__version__
         self.uploads.sweep_for_ever()
 
     def warm(self) -> None:

@@ -7,8 +7,6 @@ import pytest
 
 from tests.demo.conftest import EVIL, LONG, noise
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 def names(page, within="#results"):
     return [card.get_attribute("alt") for card in page.query_selector_all(f"{within} .card img")]
@@ -111,6 +109,7 @@ def test_a_bad_upload_is_a_sentence(open_page, tmp_path, picture_file):
     told = toast.inner_text()
     assert "That picture can't be used. Not an image that can be read." in told
     assert "Traceback" not in told and str(tmp_path) not in told
+    page.wait_for_selector("#picker img", state="detached")
     page.set_input_files("#picker input[type=file]", str(picture_file))  # and the next one works
     heading(page, "nearest to your picture")
 

@@ -18,8 +18,6 @@ import sslzoo
 from sslzoo.search import search_images
 from tests.demo.conftest import free_port
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 @pytest.fixture(scope="module")
 def client(server):
