@@ -1,5 +1,6 @@
 """Fixtures for all tests: one torch thread, no network but loopback, and a few images made from nothing but code."""
 
+import shutil
 import socket
 
 import numpy as np
@@ -73,3 +74,9 @@ def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "mine"
     sslzoo.load("random-r18", device="cpu").save_pretrained(folder)
     return folder
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says what was not tested, which `-q` would only count."""
+    if shutil.which("chromium") is None:
+        terminalreporter.write_line("tests/demo/test_browser.py needs a browser: apt-get install chromium")

@@ -121,7 +121,7 @@ def drawing(method):
 
 #: the sections of each file, between `<!-- name: … -->` and `<!-- /name -->`
 SECTIONS = {
-    README: {"help": help_text, "zoo": zoo_table, "scores": score_table},
+    README: {"help": help_text, "defaults": default_table, "scores": score_table},
     DOCS / "choosing.md": {"defaults": default_table, "zoo": zoo_table},
     DOCS / "reference" / "cli.md": {"commands": command_pages},
 }

@@ -29,8 +29,8 @@ class Recipe:
     `epochs` may be a fraction. `batch_size` counts the images of one optimiser step, over all processes and the
     `accumulate` parts that it is computed in. `clip_grad` bounds the gradient's norm (0: no bound). `sync_bn` takes BN's
     statistics over all processes. `compile` compiles the backbone and its slow copy. `storage` is "auto" (in memory where
-    half of what is free holds the images), "memory" or "stream"; `decode` says where a stream's JPEG files are decoded, "cpu" or on the
-    "device".
+    half of what is free holds the images), "memory" or "stream"; `decode` says where a stream's JPEG files are decoded,
+    "cpu" or on the "device".
     """
 
     name: str

@@ -40,9 +40,10 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Open a page in the browser: search, map, duplicates, and encoders side by side; a folder is embedded first."""
-    from sslzoo.demo.server import Server
+    from sslzoo.demo.server import Server, require_gradio
     from sslzoo.embeddings import is_embeddings
 
+    require_gradio()
     login = _login(auth)
     if is_embeddings(path):
         if model is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 import shutil
@@ -14,6 +15,12 @@ from sslzoo.errors import InputError, MissingExtra
 
 UPLOAD_BYTES = 20 << 20
 THREADS = 16
+
+
+def require_gradio() -> None:
+    """Raises MissingExtra where gradio is not installed."""
+    if importlib.util.find_spec("gradio") is None:
+        raise MissingExtra("the demo needs Gradio, which is not installed: pip install 'sslzoo[demo]'")
 
 
 class Server:
@@ -30,14 +37,11 @@ class Server:
         auth: tuple[str, str] | None = None,
         downloads: bool = True,
     ) -> None:
+        require_gradio()
         require_photos(folder)
         self.uploads = Uploads()
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = str(self.uploads.folder)
-        try:
-            import gradio
-        except ImportError:
-            raise MissingExtra("the demo needs Gradio, which is not installed: pip install 'sslzoo[demo]'") from None
         from starlette.middleware import Middleware
 
         from sslzoo.demo.guard import Guard
@@ -76,7 +80,6 @@ class Server:
         except OSError as error:
             self._remove()
             raise InputError(f"port {port} can't be used ({error}); choose another with --port") from None
-        self.version = gradio.__version__
         self.uploads.sweep_for_ever()
 
     def warm(self) -> None:

@@ -70,6 +70,15 @@ class Shelf:
         names = [name for name, entry in self.entries.items() if entry.ready]
         return sorted(names, key=lambda name: name != self.main.model)
 
+    def suggested(self, most: int) -> list[str]:
+        """Beside the collection's own encoder one of each method and random weights, as many as fit."""
+        chosen, methods = self.ready[:1], {self.main_spec.method}
+        for name in [*(name for name in self.ready[1:] if name not in RANDOM), RANDOM[0]]:
+            if (method := self.entries[name].spec.method) not in methods and len(chosen) < most:
+                chosen.append(name)
+                methods.add(method)
+        return chosen
+
     def folder(self, name: str) -> Path:
         """Where the embeddings of an encoder lie."""
         key = hashlib.sha256(str(self.main.source).encode("utf-8", "surrogatepass")).hexdigest()[:16]

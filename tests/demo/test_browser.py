@@ -5,9 +5,8 @@ import time
 
 import pytest
 
-from tests.demo.conftest import EVIL, LONG, noise
-
-pytestmark = pytest.mark.xdist_group("demo")
+import sslzoo
+from tests.demo.conftest import EVIL, LONG, free_port, noise
 
 
 def names(page, within="#results"):
@@ -111,6 +110,7 @@ def test_a_bad_upload_is_a_sentence(open_page, tmp_path, picture_file):
     told = toast.inner_text()
     assert "That picture can't be used. Not an image that can be read." in told
     assert "Traceback" not in told and str(tmp_path) not in told
+    page.wait_for_selector("#picker img", state="detached")
     page.set_input_files("#picker input[type=file]", str(picture_file))  # and the next one works
     heading(page, "nearest to your picture")
 
@@ -290,3 +290,24 @@ def test_uploads_go_with_their_session(open_page, tmp_path, server):
             break
         time.sleep(0.25)
     assert not list(server.uploads.rglob("private.png"))
+
+
+@pytest.mark.slow
+def test_an_embedding_shows_its_progress_and_can_be_stopped(open_page, start, tmp_path):
+    for i in range(320):
+        noise(i).save(tmp_path / f"{i}.png")
+    sslzoo.embed(tmp_path, "random-r18", tmp_path / "e.emb", device="cpu")
+    page = open_page(start(tmp_path / "e.emb", "--port", free_port(), "--device", "cpu").url)
+    tab(page, "Models")
+    page.fill("#models input[type=search]", "random r50")
+    page.click("#models details:not([hidden]) summary")
+    page.click("#models details:not([hidden]) .embed")
+    count = "/[1-9]\\d* of 320/.test(document.querySelector('#status').textContent)"
+    page.wait_for_function(count, timeout=120_000)
+    page.click("#status .stop")
+    page.wait_for_function("document.querySelector('#status').textContent.includes('Stopped')", timeout=60_000)
+    page.click("#models details:not([hidden]) .embed")
+    page.wait_for_function(
+        "document.querySelector('#status').textContent.includes('random-r50 has embedded 320 photos')", timeout=240_000
+    )
+    assert not page.errors

@@ -4,6 +4,7 @@ import http.client
 import http.server
 import json
 import re
+import shutil
 import threading
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -13,12 +14,12 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 from sklearn.decomposition import PCA
+from typer.testing import CliRunner
 
 import sslzoo
+from sslzoo import cli
 from sslzoo.search import search_images
 from tests.demo.conftest import free_port
-
-pytestmark = pytest.mark.xdist_group("demo")
 
 
 @pytest.fixture(scope="module")
@@ -269,3 +270,24 @@ def test_a_login_guards_pages_pictures_and_endpoints(embedded, start):
     picture = re.search(rb"photo/[\w-]+/0/320", page)[0].decode()
     assert get(url, f"/{picture}", headers=login)[0] == 200
     assert get(url, f"/{picture}")[0] == 404
+
+
+def test_a_folder_is_embedded_first_and_brought_up_to_date(start, photos, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(photos, folder)
+    first = start(folder, "--port", free_port(), "-q")
+    assert (tmp_path / "mine.emb" / "manifest.json").is_file()
+    assert b"12 photos" in get(first, "/")[2]
+    first.close()
+    shutil.copy(folder / "bars" / "0.jpg", folder / "bars" / "new.jpg")
+    again = start(folder, "--port", free_port(), "-q")
+    page = get(again, "/")[2]
+    assert b"13 photos" in page and b"bars/new.jpg" in page
+    assert "by the encoder inside the package" in again.log.read_text()
+
+
+def test_share_and_auth_say_what_they_do():
+    told = " ".join(CliRunner().invoke(cli.app, ["demo", "--help"]).output.split())
+    assert "whoever knows it can look at the photos until you stop" in told
+    assert "Ask for this login before anything is shown" in told
+    assert "0.0.0.0 lets everybody in your network look at the photos" in told

@@ -1,5 +1,6 @@
 """The demo's parts without a server: groups, layouts, sessions, uploads, names, drawings, the shelf."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -227,3 +228,32 @@ def test_errors_are_one_line(embedded, tmp_path, arguments, told):
     command = [sys.executable, "-m", "sslzoo", "demo", *(a.format(embedded=embedded) for a in arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout with one more encoder of its own."""
+    encoder = sslzoo.load("random-r18", device="cpu")
+    encoder.spec = dataclasses.replace(encoder.spec, name="byol-r18.ours", method="byol", license="apache-2.0")
+    encoder.save_pretrained(tmp_path / "hub_cards" / "byol-r18.ours")
+    monkeypatch.setattr("sslzoo.demo.shelf.CHECKOUT", tmp_path)
+
+
+def test_the_encoders_of_a_checkout_are_there(photos, checkout):
+    shelf = Shelf(photos)
+    assert "byol-r18.ours" in shelf.ready and shelf.entries["byol-r18.ours"].origin == "this checkout"
+    assert shelf.suggested(5) == ["random-r18", "simclr-r18.tin_cpu_1h", "byol-r18.ours"]
+    job = shelf.start("byol-r18.ours")
+    with pytest.raises(InputError, match=r"byol-r18\.ours is looking at the photos just now"):
+        shelf.start("random-r50")
+    job.wait(60)
+    assert job.error == "" and len(shelf.photos("byol-r18.ours")) == 16
+
+
+def test_weights_are_downloaded_on_request_alone(photos, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    job = Shelf(photos).start("simsiam-r50.fair_in1k_100ep")
+    job.wait(60)
+    assert "HF_HUB_OFFLINE is set" in job.error and "sslzoo pull simsiam-r50" in job.error
+    with pytest.raises(InputError, match="this page downloads no weights"):
+        Shelf(photos, downloads=False).start("simsiam-r50.fair_in1k_100ep")

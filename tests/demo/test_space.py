@@ -65,7 +65,9 @@ def test_it_starts_as_deployed(start, tmp_path):
 @pytest.mark.slow
 def test_it_starts_from_the_wheel_alone(start, tmp_path):
     """In a new environment with the wheel built from this checkout; the packages it needs are taken from ours."""
-    run = lambda *command: subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: E731
+    run = lambda *command: subprocess.run(  # noqa: E731
+        command, check=True, capture_output=True, text=True, cwd=tmp_path, env={"PATH": os.environ["PATH"]}
+    )
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path / "dist"), str(ROOT))
     run(sys.executable, "-m", "venv", str(tmp_path / "venv"))
     python = tmp_path / "venv" / "bin" / "python"

@@ -7,6 +7,7 @@ const filter = () => {
   }
 };
 element.addEventListener('input', filter);
+watch('value', filter);
 element.addEventListener('click', (event) => {
   const button = event.target.closest('.embed');
   if (button) trigger('embed', { name: button.dataset.name });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Callable, Iterator
 from html import escape
 from typing import Any
@@ -20,6 +21,7 @@ from sslzoo.demo.tabs.search import View
 from sslzoo.index import faiss_door
 
 LEGEND = 14  # entries
+AT_ONCE = 5000  # photos up to which UMAP is computed without being asked
 COLOURS = (
     "#0d9488 #e11d48 #2563eb #d97706 #7c3aed #16a34a #db2777 #0891b2 #a16207 #4f46e5 #65a30d #be123c #0369a1 #9333ea"
 ).split()
@@ -32,7 +34,9 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     ways = _ways(photos)
     layouts = layout.kinds(photos)
     with gr.Row(elem_classes="controls"):
-        kind = gr.Radio(layouts, value=layouts[-1], label="Layout", scale=0, min_width=200)
+        kind = gr.Radio(
+            layouts, value=layouts[-1] if len(photos) <= AT_ONCE else layouts[0], label="Layout", scale=0, min_width=200
+        )
         by = gr.Radio(list(ways), value=next(iter(ways)), label="Colour", scale=0, min_width=360)
     chart = gr.HTML(
         html.empty("Drawing the map …", "A large collection takes a moment the first time."),
@@ -78,6 +82,7 @@ def _ways(photos: Photos) -> dict[str, Callable[[Photos], Colouring]]:
     return ways or {"nothing": lambda photos: ([], np.full(len(photos), -1))}
 
 
+@functools.cache
 def _clusters(photos: Photos) -> Colouring:
     found = clusters(photos.index, min(len(photos), max(2, min(12, round(len(photos) ** 0.5)))))
     row_of = photos.row_of

@@ -28,7 +28,7 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     with gr.Row(elem_classes="controls"):
         chosen = gr.CheckboxGroup(
             ready,
-            value=_default(ready),
+            value=demo.shelf.suggested(MOST),
             label=f"Encoders, two to {MOST}; further ones are under Models",
             elem_id="encoders",
         )
@@ -82,16 +82,6 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     button.click(side_by_side, chosen, columns, **PRIVATE)
     columns.pick(pick, chosen, columns, **PRIVATE)
     api(compare_by_id, api_name="compare")
-
-
-def _default(ready: list[str]) -> list[str]:
-    """Beside the collection's own encoder one of each method and random weights, as many as fit."""
-    chosen, methods = ready[:1], {ready[0].partition("-")[0]}
-    for name in [*(name for name in ready[1:] if not name.startswith("random")), "random-r18"]:
-        if (method := name.partition("-")[0]) not in methods and len(chosen) < MOST:
-            chosen.append(name)
-            methods.add(method)
-    return chosen
 
 
 def _seen_by(demo: Demo, names: list[str], progress: gr.Progress | None) -> dict[str, Photos]:

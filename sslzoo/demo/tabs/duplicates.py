@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gradio as gr
@@ -31,14 +32,18 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
         apply_default_css=False,
     )
 
+    @functools.lru_cache(maxsize=16)
+    def found_at(threshold: float) -> list[Group]:
+        return find(demo.photos.index, threshold)
+
     @said
     def look(threshold: float) -> str:
-        return _groups(demo, find(demo.photos.index, float(threshold)), threshold)
+        return _groups(demo, found_at(float(threshold)), threshold)
 
     @said
     def duplicates(threshold: float = THRESHOLD) -> list[dict[str, Any]]:
         """Groups of near-duplicates: ids with the one to keep first, sizes in px, and each one's cosine to the first."""
-        found = find(demo.photos.index, float(threshold))
+        found = found_at(float(threshold))
         return [{"ids": g.ids, "sizes": g.sizes, "scores": [round(s, 6) for s in g.scores]} for g in found]
 
     opened.select(look, threshold, groups, **PRIVATE)

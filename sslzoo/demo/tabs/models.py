@@ -62,7 +62,7 @@ def tab(demo: Demo, opened: gr.Tab) -> None:
 
     opened.select(show, None, cards, **PRIVATE)
     cards.embed(embed, None, [status, cards], **PRIVATE | {"show_progress": "hidden"})
-    status.stop(stop, None, None, queue=False, **PRIVATE)
+    status.stop(stop, None, None, **PRIVATE)
     api(models, api_name="models")
 
 

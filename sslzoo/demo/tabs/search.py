@@ -117,7 +117,8 @@ def tab(demo: Demo, tabs: gr.Tabs) -> View:
         return _as_json(demo.search(sessions.from_row(photos, row), _whole_number(k), threshold)[0])
 
     both = [panel, results]
-    picker.upload(upload, [picker, k, threshold], [picker, *both], **PRIVATE)
+    sent = picker.upload(upload, [picker, k, threshold], [picker, *both], **PRIVATE)
+    sent.failure(lambda: None, None, picker, **PRIVATE)  # a bad picture doesn't stay there
     results.pick(pick, [k, threshold], both, **PRIVATE)
     results.more(more, shown, [results, shown], **PRIVATE)
     panel.crop(crop, [k, threshold], both, **PRIVATE)
