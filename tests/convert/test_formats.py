@@ -43,6 +43,11 @@ LAYOUTS = {
         "state_dict": body(n, "module.encoder_q.") | other("module.encoder_q.fc.", "0.weight", "2.bias")
         | body(n, "module.encoder_k.") | other("module.", "queue", "queue_ptr"),
     },
+    "mocov1": lambda n: {
+        "epoch": 200, "arch": "resnet50",
+        "state_dict": body(n, "module.encoder_q.") | other("module.encoder_q.fc.", "weight", "bias")
+        | body(n, "module.encoder_k.") | other("module.encoder_k.fc.", "weight") | other("module.", "queue"),
+    },
     "mocov3": lambda n: {
         "epoch": 100, "arch": "resnet50", "optimizer": {"state": {}}, "scaler": {},
         "state_dict": body(n, "module.base_encoder.") | other("module.base_encoder.fc.", "0.weight", "1.running_mean")
