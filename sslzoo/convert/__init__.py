@@ -41,6 +41,7 @@ FORMATS: dict[str, Layout] = {
         vissl.LAYOUT,
         byol.LAYOUT,
         simclr.V2,
+        moco.V1,
         moco.LAYOUT,
         mocov3.LAYOUT,
         solo_learn.LAYOUT,

@@ -24,6 +24,7 @@ HEADS = (
     "head.",
     "target_net.",
     "online_net.",
+    "encoder.",  # 0.x names the same tensors twice
     "encoder_q.",
     "encoder_k.",
     "momentum_encoder.",

@@ -33,6 +33,11 @@ def _bytes(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _mapping(*_: Any) -> dict[Any, Any]:
+    """What a `defaultdict` is here: a dict, without what it would call for a missing key."""
+    return {}
+
+
 def _record(_: str, fields: Any, *__: Any) -> Any:
     """What dill's `_create_namedtuple` is here: a maker of plain dicts with these fields."""
 
@@ -97,6 +102,9 @@ def _numpy_globals() -> dict[str, Any]:
 
 ADMITTED: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,
+    "collections.defaultdict": _mapping,
+    "builtins.dict": dict,
+    "__builtin__.dict": dict,
     "builtins.set": set,
     "__builtin__.set": set,
     "_codecs.encode": _bytes,
@@ -120,8 +128,9 @@ IGNORED = frozenset(
         "pathlib.PosixPath",
         "pathlib.WindowsPath",
         "mmengine.logging.history_buffer.HistoryBuffer",
-        "builtins.getattr",  # by which a HistoryBuffer names its own methods; replaced, so it looks nothing up
+        "builtins.getattr",  # by which objects name their own methods; replaced, so it looks nothing up
         "__builtin__.getattr",
+        "functools.partial",  # in schedulers; replaced, so it calls nothing
         "pytorch_lightning.utilities.parsing.AttributeDict",
         "lightning_fabric.utilities.data.AttributeDict",
         "lightning.fabric.utilities.data.AttributeDict",
@@ -130,7 +139,7 @@ IGNORED = frozenset(
     }
 )
 # Whole packages whose objects are only ever optimiser state or settings next to the weights.
-IGNORED_PACKAGES = ("optax", "jax", "jaxlib", "omegaconf", "mmcv", "byol")
+IGNORED_PACKAGES = ("optax", "jax", "jaxlib", "omegaconf", "mmcv", "byol", "solo")
 
 
 class Unpickler(pickle.Unpickler):

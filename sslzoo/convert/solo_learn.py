@@ -7,13 +7,17 @@ from sslzoo.convert.layout import Layout
 HEADS = (
     "classifier.",
     "projector.",
-    "predictor.",
+    "predictor",  # and All4One's predictor2
     "prototypes.",
     "momentum_",
     "queue",
     "key_",
     "head.",
     "mlp.",
+    "dino_loss_func.",
+    "local_memory_",  # DeepCluster-v2's
+    "transformer_encoder.",  # All4One's
+    "pos_enc.",
 )
 
 LAYOUT = Layout(

@@ -43,6 +43,11 @@ LAYOUTS = {
         "state_dict": body(n, "module.encoder_q.") | other("module.encoder_q.fc.", "0.weight", "2.bias")
         | body(n, "module.encoder_k.") | other("module.", "queue", "queue_ptr"),
     },
+    "mocov1": lambda n: {
+        "epoch": 200, "arch": "resnet50",
+        "state_dict": body(n, "module.encoder_q.") | other("module.encoder_q.fc.", "weight", "bias")
+        | body(n, "module.encoder_k.") | other("module.encoder_k.fc.", "weight") | other("module.", "queue"),
+    },
     "mocov3": lambda n: {
         "epoch": 100, "arch": "resnet50", "optimizer": {"state": {}}, "scaler": {},
         "state_dict": body(n, "module.base_encoder.") | other("module.base_encoder.fc.", "0.weight", "1.running_mean")
@@ -62,6 +67,7 @@ LAYOUTS = {
     "mmselfsup": lambda n: {
         "meta": {"epoch": 200}, "state_dict": body(n, "backbone.") | other("neck.", "fc0.weight")
         | other("head.", "predictor.fc0.weight") | other("target_net.", "module.0.conv1.weight", "steps")
+        | body(n, "encoder.0.")  # SimSiam of 0.x
         | {"data_preprocessor.mean": torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1) * 255},
     },
     "lightly": lambda n: {
@@ -71,7 +77,9 @@ LAYOUTS = {
     },
     "solo-learn": lambda n: {
         "epoch": 99, "state_dict": body(n, "backbone.") | other("classifier.", "weight", "bias")
-        | other("projector.", "0.weight") | body(n, "momentum_backbone.") | other("", "queue", "queue_ptr"),
+        | other("projector.", "0.weight") | body(n, "momentum_backbone.") | other("", "queue", "queue_ptr")
+        | other("", "dino_loss_func.center", "local_memory_index", "local_memory_embeddings")  # DINO, DeepCluster-v2
+        | other("", "predictor2.0.weight", "pos_enc.pe", "transformer_encoder.layers.0.norm1.bias"),  # All4One
     },
     "solo-learn-old": lambda n: {"state_dict": body(n, "encoder.") | other("classifier.", "weight")},
     "backbone": lambda n: {"model": body(n, "module.backbone.") | other("module.projector.", "0.weight")

@@ -1,5 +1,7 @@
 """A checkpoint is data: nothing in it may run, whatever container it comes in."""
 
+import collections
+import functools
 import os
 import pickle
 import zipfile
@@ -105,6 +107,24 @@ def test_getattr_looks_nothing_up(tmp_path):
     (tmp_path / "c.pkl").write_bytes(pickle.dumps({"x": Attack(getattr, "", "join")}, protocol=2))
     found = read_checkpoint(tmp_path / "c.pkl")["x"]
     assert not callable(found)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_partial_and_a_defaultdict_are_read_without_a_call(legacy, tmp_path):
+    """solo-learn's SimSiam: its scheduler's state holds a partial of a scheduler's method, and that an optimiser."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], 0.1)
+    optimizer.state["x"] = collections.defaultdict(dict, a=1)
+    state = {"get_lr": functools.partial(getattr, optimizer.state, "clear")}
+    torch.save(
+        {"state_dict": {"conv1.weight": torch.ones(2)}, "lr_schedulers": [state], "counts": optimizer.state},
+        tmp_path / "c.ckpt",
+        _use_new_zipfile_serialization=not legacy,
+    )
+    read = read_checkpoint(tmp_path / "c.ckpt")
+    assert isinstance(read["lr_schedulers"][0]["get_lr"], pickles.Ignored)
+    assert read["counts"] == {"x": {"a": 1}}
+    assert type(read["counts"]) is dict
+    assert torch.equal(read["state_dict"]["conv1.weight"], torch.ones(2))
 
 
 def test_torchscript_is_refused(tmp_path):
