@@ -59,7 +59,7 @@ class Benchmark:
     quick: str
     shows: str
     packages: tuple[str, ...] = ()
-    cuda: bool = False
+    programs: tuple[str, ...] = ()
 
 
 BENCHMARKS = {
@@ -104,18 +104,25 @@ BENCHMARKS = {
         "-m benchmarks.ablations --only simclr --seeds 1 --images 128",
         "The papers' ablations, on a tiny network and generated pictures.",
     ),
+    "demo": Benchmark(
+        "-m benchmarks.demo",
+        "-m benchmarks.demo --rows 500 --map-rows 500",
+        "How quickly the demo's page is there, and answers.",
+        ("gradio", "playwright"),
+        programs=("chromium",),
+    ),
     "probe-gpu": Benchmark(
         "benchmarks/probe.py --device cuda",
         "benchmarks/probe.py --device cuda --rows 2000 --queries 500 --dim 32 --every 20",
         "kNN and linear probes on a GPU.",
         ("sklearn",),
-        cuda=True,
+        programs=("nvidia-smi",),
     ),
     "train-gpu": Benchmark(
         "-m benchmarks.train --device cuda --recipes simsiam-r18.cifar10,simclr-r18.cifar10,simsiam-r50.tin",
         "-m benchmarks.train --device cuda --recipes simclr-r18.cifar10",
         "The training loop on a GPU: images a second, MFU, and where a step's time goes.",
-        cuda=True,
+        programs=("nvidia-smi",),
     ),
 }
 
@@ -124,7 +131,8 @@ def missing(benchmark: Benchmark) -> str:
     """Why this machine can't run it, or nothing."""
     if absent := [name for name in benchmark.packages if importlib.util.find_spec(name) is None]:
         return f"{', '.join(absent)} is not installed"
-    return "there is no NVIDIA GPU" if benchmark.cuda and shutil.which("nvidia-smi") is None else ""
+    absent = [name for name in benchmark.programs if shutil.which(name) is None]
+    return f"there is no {', '.join(absent)} here" if absent else ""
 
 
 def machine() -> list[str]:

@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from sslzoo import registry
 from sslzoo.cli import app
+from sslzoo.cli.examples import EXAMPLES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -65,7 +66,9 @@ def command_pages():
             rows.append(f"| {name} | {' '.join(filter(None, facts))} |")
         table = "\n".join(["| argument or option | |", "|---|---|", *rows]) + "\n" if rows else ""
         words = " ".join((command.help or "").split())
-        parts.append(f"## {' '.join(path)}\n\n{words}\n\n{table}")
+        lines = EXAMPLES.get(" ".join(path))
+        shown = "\n```console\n" + "\n".join(lines) + "\n```\n" if lines else ""
+        parts.append(f"## {' '.join(path)}\n\n{words}\n\n{table}{shown}")
     return "\n".join(parts)
 
 
