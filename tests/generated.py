@@ -81,7 +81,7 @@ def zoo_table():
     return "\n".join(rows) + "\n"
 
 
-def default_table():
+def default_table(names=()):
     """What the bare names stand for, and the best permissive encoder under the same name."""
     rows = [
         "| name | stands for | linear | license | with `--license permissive` | linear |",
@@ -89,6 +89,8 @@ def default_table():
     ]
     for s in (s for s in registry.known().values() if s.default):
         bare = s.name.partition(".")[0]
+        if names and bare not in names:
+            continue
         try:
             free = registry.resolve(bare, license="permissive")
         except registry.UnknownModel:
@@ -97,6 +99,12 @@ def default_table():
         cells += [f"`{free.name}`", percent(free.linear_top1)] if free else ["none", ""]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def name_table():
+    """The same for the five methods' ResNet-50 and the encoder inside the package: what a README has room for."""
+    five = ("simclr-r50", "mocov2-r50", "byol-r50", "simsiam-r50", "swav-r50", "simclr-r18")
+    return default_table(five)
 
 
 def percent(value):
@@ -122,9 +130,11 @@ def drawing(method):
     return svg.replace("<defs>", f"<style>{DRAWING_STYLE}</style><defs>", 1) + "\n"
 
 
+#: what the README may hold, in a section of that name
+PARTS = {"help": help_text, "zoo": zoo_table, "names": name_table, "scores": score_table}
 #: the sections of each file, between `<!-- name: … -->` and `<!-- /name -->`
 SECTIONS = {
-    README: {"help": help_text, "zoo": zoo_table, "scores": score_table},
+    README: {name: make for name, make in PARTS.items() if f"<!-- {name}:" in README.read_text(encoding="utf-8")},
     DOCS / "choosing.md": {"defaults": default_table, "zoo": zoo_table},
     DOCS / "reference" / "cli.md": {"commands": command_pages},
 }
