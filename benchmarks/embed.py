@@ -186,7 +186,7 @@ def measure(options, pythons, scratch):
                 continue
             times[name].append((whole[0], whole[1], single[0]))
             found[name] = vectors(out)
-            print(f"  round {round_ + 1}: {name:<14} {whole[0]:7.2f} s", flush=True)
+            print(f"  round {round_ + 1}: {name:<14} {whole[0]:7.2f} s", file=sys.stderr, flush=True)
     plain = statistics.median(t[0] for t in times["plain"]) if times.get("plain") else None
     print(f"\n{len(files)} photos, medians of {options.repeats}, {processor()}, {os.cpu_count()} cores\n")
     print("| run | img/s | whole s | x plain | peak MB | first image s | cosine | 10 neighbours kept |")

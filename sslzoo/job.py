@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sslzoo.backends import Backend
+from sslzoo.backends.backend import Backend
 from sslzoo.embeddings import FORMAT
 from sslzoo.errors import ImageError, InputError, Interrupted
 from sslzoo.images.decode import DEFAULT, Policy

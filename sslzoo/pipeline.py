@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sslzoo import registry
-from sslzoo.backends import Backend, open_backend
+from sslzoo.backends import open_backend
+from sslzoo.backends.backend import Backend
 from sslzoo.embeddings import Embeddings, read_manifest
 from sslzoo.errors import InputError
 from sslzoo.images.decode import DEFAULT, Policy

@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from sslzoo import registry
 from sslzoo.cli import app
+from sslzoo.cli.examples import EXAMPLES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -65,7 +66,9 @@ def command_pages():
             rows.append(f"| {name} | {' '.join(filter(None, facts))} |")
         table = "\n".join(["| argument or option | |", "|---|---|", *rows]) + "\n" if rows else ""
         words = " ".join((command.help or "").split())
-        parts.append(f"## {' '.join(path)}\n\n{words}\n\n{table}")
+        lines = EXAMPLES.get(" ".join(path))
+        shown = "\n```console\n" + "\n".join(lines) + "\n```\n" if lines else ""
+        parts.append(f"## {' '.join(path)}\n\n{words}\n\n{table}{shown}")
     return "\n".join(parts)
 
 
@@ -78,7 +81,7 @@ def zoo_table():
     return "\n".join(rows) + "\n"
 
 
-def default_table():
+def default_table(names=()):
     """What the bare names stand for, and the best permissive encoder under the same name."""
     rows = [
         "| name | stands for | linear | license | with `--license permissive` | linear |",
@@ -86,6 +89,8 @@ def default_table():
     ]
     for s in (s for s in registry.known().values() if s.default):
         bare = s.name.partition(".")[0]
+        if names and bare not in names:
+            continue
         try:
             free = registry.resolve(bare, license="permissive")
         except registry.UnknownModel:
@@ -94,6 +99,12 @@ def default_table():
         cells += [f"`{free.name}`", percent(free.linear_top1)] if free else ["none", ""]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def name_table():
+    """The same for the five methods' ResNet-50 and the encoder inside the package: what a README has room for."""
+    five = ("simclr-r50", "mocov2-r50", "byol-r50", "simsiam-r50", "swav-r50", "simclr-r18")
+    return default_table(five)
 
 
 def percent(value):
@@ -121,7 +132,7 @@ def drawing(method):
 
 #: the sections of each file, between `<!-- name: … -->` and `<!-- /name -->`
 SECTIONS = {
-    README: {"help": help_text, "defaults": default_table, "scores": score_table},
+    README: {"help": help_text, "names": name_table, "scores": score_table},
     DOCS / "choosing.md": {"defaults": default_table, "zoo": zoo_table},
     DOCS / "reference" / "cli.md": {"commands": command_pages},
 }

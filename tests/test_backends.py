@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import sslzoo
-from sslzoo.backends import Immediate, PixelsBackend, open_backend, torch_backend
+from sslzoo.backends import PixelsBackend, open_backend, torch_backend
+from sslzoo.backends.backend import Immediate
 from sslzoo.backends.torch_backend import TorchBackend, load_backbone
 from sslzoo.errors import InputError
 from sslzoo.registry import resolve

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from sslzoo import cli
+from sslzoo.cli.examples import EXAMPLES
+from sslzoo.convert import FORMATS
 from tests import generated
 
 ROOT = Path(__file__).parent.parent
@@ -93,6 +95,22 @@ def test_every_command_that_is_shown_exists(page):
         for word in words:
             if word.startswith("-") and word != "-":
                 assert word.rstrip(";,.)") in options, f"{line}: {path} has no option {word}"
+
+
+def test_every_command_has_an_example_and_every_option_a_word():
+    known = {" ".join(path): command for path, command in generated.commands()}
+    groups = {name for name, command in known.items() if getattr(command, "commands", None)}
+    assert known.keys() - groups == EXAMPLES.keys()
+    for name, command in known.items():
+        assert command.help, name
+        for parameter in command.params:
+            assert parameter.name == "help" or getattr(parameter, "help", None), f"{name} {parameter.opts}"
+
+
+def test_the_help_of_convert_lists_its_formats():
+    (command,) = (command for path, command in generated.commands() if path == ["convert"])
+    (text,) = (parameter.help for parameter in command.params if parameter.name == "format")
+    assert set(re.findall(r"[\w-]+", text)) - {"or", "auto"} == FORMATS.keys()
 
 
 SECTIONS = [(path, name) for path, sections in generated.SECTIONS.items() for name in sections]

@@ -83,3 +83,30 @@ def test_these_import_no_torch(path):
 def test_training_never_imports_the_app():
     for path in (ROOT / "training").rglob("*.py"):
         assert not {name.partition(".")[0] for name in imports(path)} & {"app", "hub_cards"}
+
+
+def test_there_is_no_circle_of_imports():
+    """Not inside a package either; an import that waits inside a function counts as well."""
+    modules = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in [*SOURCES, *(ROOT / "training").rglob("*.py")]
+    }
+    edges = {}
+    for name, path in modules.items():
+        found = set(imports(path)) & modules.keys()
+        for node in ast.walk(ast.parse(path.read_text())):
+            # `from package import module` needs the module, not what the package defines
+            if isinstance(node, ast.ImportFrom) and all(f"{node.module}.{a.name}" in modules for a in node.names):
+                found.discard(node.module)
+        edges[name] = found - {name}
+    done: set[str] = set()
+
+    def visit(name, above):
+        assert name not in above, " -> ".join([*above[above.index(name) :], name])
+        if name not in done:
+            for other in edges[name]:
+                visit(other, [*above, name])
+            done.add(name)
+
+    for name in modules:
+        visit(name, [])

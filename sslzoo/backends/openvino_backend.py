@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslzoo import hub
-from sslzoo.backends import Immediate
 from sslzoo.backends.allocator import return_freed_memory
+from sslzoo.backends.backend import Immediate
 from sslzoo.errors import InputError, MissingExtra
 from sslzoo.spec import EncoderSpec, space_id
 from sslzoo.user_cache import cache_key, keep, user_cache

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from sslzoo import backbones, hub
-from sslzoo.backends import Immediate
+from sslzoo.backends.backend import Immediate
 from sslzoo.backends.processor import native_bf16
 from sslzoo.errors import InputError
 from sslzoo.spec import EncoderSpec, space_id

@@ -13,12 +13,14 @@ import typer
 
 from sslzoo import __version__
 from sslzoo.cli import embedding, evaluation, making, searching, showing, sorting, transferring, zoo
+from sslzoo.cli.examples import PROGRAM, epilog
 from sslzoo.errors import SslzooError
 
 app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     help="Self-supervised image encoders by name: embed a folder of images, search it, judge the encoder.",
+    epilog=PROGRAM,
 )
 for command in (
     zoo.models,
@@ -38,8 +40,8 @@ for command in (
     making.export,
     making.push,
 ):
-    app.command()(command)
-app.command(name="export-vectors")(searching.export_vectors)
+    app.command(epilog=epilog(command.__name__))(command)
+app.command(name="export-vectors", epilog=epilog("export-vectors"))(searching.export_vectors)
 app.add_typer(evaluation.app, name="eval")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sslzoo.cli.examples import epilog
 from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, percent, print_table
 from sslzoo.errors import InputError
 
@@ -23,7 +24,7 @@ Train = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=epilog("eval knn"))
 def knn(
     train: Train,
     test: Annotated[
@@ -59,7 +60,7 @@ def knn(
     _print_scores(table, as_json)
 
 
-@app.command()
+@app.command(epilog=epilog("eval linear"))
 def linear(
     train: Train,
     test: Annotated[
@@ -109,7 +110,7 @@ def linear(
     _print_scores(table, as_json)
 
 
-@app.command()
+@app.command(epilog=epilog("eval health"))
 def health(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Images, labelled or not, or an embeddings folder.")],
     model: Model = None,
@@ -132,7 +133,7 @@ def health(
     print_table([("figure", *found), *rows])
 
 
-@app.command()
+@app.command(epilog=epilog("eval report"))
 def report(
     data: Annotated[
         list[str],

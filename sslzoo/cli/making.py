@@ -17,7 +17,14 @@ def convert(
         Path, typer.Argument(metavar="FILE", help="A checkpoint: torch, Lightning, safetensors, Haiku pickle.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to write.")],
-    format: Annotated[str, typer.Option("--format", help="auto, or one that the error message lists.")] = "auto",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="auto, vissl, byol, simclr-v1, simclr-v2, moco, mocov3, solo-learn, solo-learn-old, simsiam, swav, lightly, "
+            "mmselfsup, backbone or torchvision.",
+        ),
+    ] = "auto",
     name: Annotated[str, typer.Option(help="The encoder's name; by default from format and file.")] = "",
     source: Annotated[str, typer.Option(help="Where the file comes from, for the record.")] = "",
     license: Annotated[str, typer.Option(help="License of the weights, for the record; push needs one.")] = "",

@@ -32,24 +32,26 @@ def finetune(
     stages: Annotated[
         int | None, typer.Option(min=0, max=5, help="Train the last N stages: 1 is layer4, 5 everything.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option("-b", "--batch-size", min=2)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option("-b", "--batch-size", min=2, help="Images per step.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd, lars or adamw.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate for 256 images; scaled with the batch.")] = None,
     head_lr: Annotated[float | None, typer.Option(help="The classifier's rate, as a multiple of that.")] = None,
     layer_decay: Annotated[float | None, typer.Option(help="Each stage's rate over that of the one above it.")] = None,
-    weight_decay: Annotated[float | None, typer.Option()] = None,
-    warmup_epochs: Annotated[float | None, typer.Option()] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Not on biases and norms.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(help="The rate rises from zero for so long.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the input in px; by default the encoder's.")] = None,
     min_crop: Annotated[float | None, typer.Option(help="Least share of the image's area in a crop.")] = None,
     randaugment: Annotated[int | None, typer.Option(min=0, help="Magnitude of RandAugment, such as 9.")] = None,
     mixup: Annotated[float | None, typer.Option(min=0, help="Alpha of mixup, such as 0.2.")] = None,
     cutmix: Annotated[float | None, typer.Option(min=0, help="Alpha of cutmix, such as 1.")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the label given to all.")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(min=0, help="Stop after N epochs without gain on a held-out tenth; keep the best.")
     ] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the head, the order and the crops.")] = None,
     metric: Annotated[str, typer.Option(help="Of the score on TEST: top1 or mean_per_class.")] = "top1",
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="auto (bf16 where it is native), fp32 or bf16.")] = None,

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sslzoo.backends import Backend, open_backend
+from sslzoo.backends import open_backend
+from sslzoo.backends.backend import Backend
 from sslzoo.embeddings import Embeddings, read_manifest
 from sslzoo.errors import ImageError, InputError, SpaceMismatch
 from sslzoo.images.decode import Policy

@@ -1,0 +1,233 @@
+"""All benchmarks that this machine can run, one command: `python -m benchmarks` writes `benchmarks/RESULTS.md`.
+
+    python -m benchmarks                          all; an hour or two on two cores, and nothing else should run beside
+    python -m benchmarks --only startup,search    these; the other sections of RESULTS.md stay as they are
+    python -m benchmarks --quick -o /tmp/r.md     small sizes, to see that everything works; not figures to quote
+
+Every section states its command, day, processor, versions and how busy the machine was when it began; medians and ratios are the
+benchmark's own. What lacks a package, a GPU or data is listed with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.embed import processor
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "RESULTS.md"
+PHOTOS = ROOT / "examples" / "photos"
+SHOWN = (
+    "numpy",
+    "torch",
+    "torchvision",
+    "openvino",
+    "nncf",
+    "faiss-cpu",
+    "scikit-learn",
+    "timm",
+    "transformers",
+    "lightly",
+)
+
+TITLE = """# Results
+
+Written by `python -m benchmarks`: medians on one machine, peers beside ours in the same run. Ratios mean more than times, and
+both hold for the machine that a section names. Where a peer wins, it says so here as well.
+"""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark: its arguments after `python`, those for a quick look, what it needs, and what it shows."""
+
+    arguments: str
+    quick: str
+    shows: str
+    packages: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+
+
+BENCHMARKS = {
+    "startup": Benchmark("-m benchmarks.startup", "-m benchmarks.startup --repeats 1", "What is paid before any work."),
+    "embed": Benchmark(
+        "benchmarks/embed.py {photos}",
+        "benchmarks/embed.py {photos} --repeats 1 --peers plain,torch-fp32",
+        "Whole commands from a folder of photos to vectors on disk, beside other tools.",
+    ),
+    "embed-large": Benchmark(
+        "benchmarks/embed.py {photos} --large 30",
+        "benchmarks/embed.py {photos} --large 2 --repeats 1 --peers plain,torch-fp32",
+        "The same on generated photos of 12 megapixels, where decoding is most of the work.",
+    ),
+    "search": Benchmark(
+        "benchmarks/search.py --rows 200000 --dim 256",
+        "benchmarks/search.py --rows 5000 --dim 32 --queries 16 --kinds exact,pq",
+        "Every kind of index beside raw FAISS with the same structure, numpy and torch.",
+        ("faiss",),
+    ),
+    "probe": Benchmark(
+        "benchmarks/probe.py",
+        "benchmarks/probe.py --rows 2000 --queries 500 --dim 32 --every 20",
+        "kNN beside the loop that most repositories copy, 45 linear probes beside scikit-learn.",
+        ("sklearn",),
+    ),
+    "train": Benchmark(
+        "-m benchmarks.train --repeats 3",
+        "-m benchmarks.train --methods simclr",
+        "Source images a second of the training loop beside lightly's.",
+        ("lightly",),
+    ),
+    "methods": Benchmark("-m benchmarks.methods", "-m benchmarks.methods --batch 16", "What each method costs."),
+    "fidelity": Benchmark(
+        "-m benchmarks.fidelity",
+        "-m benchmarks.fidelity",
+        "Losses, gradients and weights beside independent implementations: relative differences.",
+        ("lightly",),
+    ),
+    "ablations": Benchmark(
+        "-m benchmarks.ablations",
+        "-m benchmarks.ablations --only simclr --seeds 1 --images 128",
+        "The papers' ablations, on a tiny network and generated pictures.",
+    ),
+    "demo": Benchmark(
+        "-m benchmarks.demo",
+        "-m benchmarks.demo --rows 500 --map-rows 500",
+        "How quickly the demo's page is there, and answers.",
+        ("gradio", "playwright"),
+        programs=("chromium",),
+    ),
+    "probe-gpu": Benchmark(
+        "benchmarks/probe.py --device cuda",
+        "benchmarks/probe.py --device cuda --rows 2000 --queries 500 --dim 32 --every 20",
+        "kNN and linear probes on a GPU.",
+        ("sklearn",),
+        programs=("nvidia-smi",),
+    ),
+    "train-gpu": Benchmark(
+        "-m benchmarks.train --device cuda --recipes simsiam-r18.cifar10,simclr-r18.cifar10,simsiam-r50.tin",
+        "-m benchmarks.train --device cuda --recipes simclr-r18.cifar10",
+        "The training loop on a GPU: images a second, MFU, and where a step's time goes.",
+        programs=("nvidia-smi",),
+    ),
+}
+
+
+def missing(benchmark: Benchmark) -> str:
+    """Why this machine can't run it, or nothing."""
+    if absent := [name for name in benchmark.packages if importlib.util.find_spec(name) is None]:
+        return f"{', '.join(absent)} is not installed"
+    absent = [name for name in benchmark.programs if shutil.which(name) is None]
+    return f"there is no {', '.join(absent)} here" if absent else ""
+
+
+def machine() -> list[str]:
+    """Where it runs and with what, in lines."""
+    packages = []
+    for name in SHOWN:
+        try:
+            packages.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    lines = [
+        f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        f"sslzoo {version('sslzoo')} at commit {commit or 'unknown'}, {', '.join(packages)}",
+    ]
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        lines.append(subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip())
+    return lines
+
+
+def run(name: str, arguments: list[str]) -> str:
+    """A benchmark's section: where, how and when it ran, and what it printed."""
+    busy = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    minutes = (time.monotonic() - began) / 60
+    shown = shlex.join(["python", *arguments])
+    facts = [f"`{shown}`", *machine(), f"{datetime.date.today()}, {minutes:.1f} minutes, load before it {busy}"]
+    text = f"## {name}\n\n{BENCHMARKS[name].shows}\n\n" + "\n".join(f"- {fact}" for fact in facts) + "\n\n"
+    if done.returncode:
+        text += f"**It failed** with exit code {done.returncode}.\n\n"
+    return text + layout(done.stdout)
+
+
+def layout(output: str) -> str:
+    """What a benchmark printed as Markdown: its tables as they are, everything else as it stood."""
+    parts = []
+    for block in re.split(r"\n\s*\n", output.strip("\n")):
+        lines: list[str] = []
+        for line in block.splitlines():
+            if lines and line.startswith("|") != lines[-1].startswith("|"):
+                parts.append(lines)
+                lines = []
+            lines.append(line)
+        parts.append(lines)
+    texts = ("\n".join(lines) for lines in parts if lines)
+    return "\n".join(f"{text}\n" if text.startswith("|") else f"```text\n{text}\n```\n" for text in texts)
+
+
+def write(path: Path, name: str, section: str) -> None:
+    """Puts a section into the file, in the order of BENCHMARKS, in the place of an earlier one; an empty one is dropped."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    sections = dict(re.findall(r"<!-- ([\w-]+) -->\n(.*?)<!-- / -->\n", text, re.S)) | {name: section}
+    order = [*BENCHMARKS, "left out"]
+    body = "".join(f"\n<!-- {key} -->\n{sections[key]}<!-- / -->\n" for key in order if sections.get(key))
+    path.write_text(TITLE + body, encoding="utf-8")
+
+
+def main() -> None:
+    """Runs them one after the other and writes each section as soon as it is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(BENCHMARKS), help="with commas: %(default)s")
+    parser.add_argument("--photos", type=Path, help="a folder of photos; by default the project's own, ten times")
+    parser.add_argument("--quick", action="store_true", help="small sizes; not figures to quote")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        photos = options.photos or copies(Path(temporary), 1 if options.quick else 10)
+        for name in names:
+            if missing(BENCHMARKS[name]):
+                continue
+            print(f"{name} …", file=sys.stderr, flush=True)
+            chosen = BENCHMARKS[name].quick if options.quick else BENCHMARKS[name].arguments
+            section = run(name, shlex.split(chosen.format(photos=shlex.quote(str(photos)))))
+            write(options.output, name, section.replace(temporary, "…"))
+    reasons = [f"- {name}: {reason}" for name in BENCHMARKS if (reason := missing(BENCHMARKS[name]))]
+    write(options.output, "left out", "## Not run here\n\n" + "\n".join(reasons) + "\n" if reasons else "")
+    print(options.output)
+
+
+def copies(folder: Path, times: int) -> Path:
+    """The project's photos so many times, under different names."""
+    out = folder / "photos"
+    out.mkdir()
+    for path in sorted(PHOTOS.glob("*.jpg")):
+        for number in range(times):
+            shutil.copy(path, out / f"{path.stem}-{number}.jpg")
+    return out
+
+
+if __name__ == "__main__":
+    main()
