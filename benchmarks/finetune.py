@@ -1,8 +1,8 @@
 """Fine-tuning an encoder beside training the same network from scratch, for the same epochs and so the same time.
 
-    python benchmarks/finetune.py caltech101/train.parquet caltech101/test.parquet --epochs 15
-    python benchmarks/finetune.py cifar10/train-00000-of-00002.parquet cifar10/test.parquet --images 5000 --tests 2000 \\
-        --size 64 --epochs 8
+    python benchmarks/finetune.py caltech101/train.parquet caltech101/test.parquet --size 64 --epochs 8
+    python benchmarks/finetune.py cifar10/train-00000-of-00002.parquet cifar10/test.parquet --images 3000 --tests 1000 \
+        --size 48 --epochs 5
 
 It prints the accuracy of both in % with 95 % intervals, the paired difference, and the seconds of training. With
 OMP_NUM_THREADS=1 and --device cpu it uses one core.
@@ -40,8 +40,10 @@ def main():
     settings = dataclasses.replace(PRESETS["finetune"], epochs=options.epochs, size=options.size)
     spec = registry.resolve(options.model)
     scores = []
-    for each in (spec, registry.random_twin(spec)):
-        made = finetune(train, each, test=test, settings=settings, device=options.device, workers=1)
+    # from scratch nothing is learnt yet that a quicker classifier could build on, and it does better at the rate of the rest
+    for each, head_lr in ((spec, settings.head_lr), (registry.random_twin(spec), 1.0)):
+        own = dataclasses.replace(settings, head_lr=head_lr)
+        made = finetune(train, each, test=test, settings=own, device=options.device, workers=1)
         seconds = sum(epoch.seconds for epoch in made.epochs)
         scores.append(made.score)
         print(
