@@ -189,7 +189,8 @@ def test_the_shelf_offers_what_needs_no_network(photos):
         shelf.start("nonsense")
 
 
-def test_a_job_can_be_stopped_and_goes_on(photos, monkeypatch):
+def test_a_job_can_be_stopped_and_goes_on(photos, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path))
     monkeypatch.setattr("sslzoo.demo.shelf.PORTION", 4)
     shelf = Shelf(photos)
     job = shelf.start("random-r50")
