@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Any
 
+from sslzoo.demo.methods import COLUMNS
 from sslzoo.demo.sessions import Query
 
 TAIL = 12  # characters at a name's end that are always shown
@@ -73,3 +75,26 @@ def query_panel(photo: str, query: Query | None) -> str:
         f'<div class="caption">{name(query.name)}<button type="button" class="clear" title="Search for nothing">✕</button>'
         f"</div><p>{hint}</p></div>"
     )
+
+
+def costs(rows: list[dict[str, Any]]) -> str:
+    """What each method costs, as `python -m benchmarks.methods` measured it; nothing where it hasn't."""
+    if not rows:
+        return ""
+    columns = {key: text for key, text in COLUMNS.items() if any(key in row for row in rows)}
+    head = "".join(f"<th>{text}</th>" for text in columns.values())
+    body = "".join("<tr>" + "".join(f"<td>{_cell(row.get(key))}</td>" for key in columns) + "</tr>" for row in rows)
+    return (
+        '<h3 class="costs">What each costs, measured</h3><div class="table"><table><thead><tr>'
+        f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "–"
+    if isinstance(value, int | float):
+        return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+    return escape(str(value))

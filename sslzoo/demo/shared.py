@@ -19,6 +19,7 @@ from sslzoo.demo.shelf import Shelf
 from sslzoo.errors import ImageError, SslzooError
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}  # events of the page alone
+LATEST = PRIVATE | {"trigger_mode": "always_last"}  # one at a time, so that no earlier result comes after a later one
 ASSETS = Path(__file__).parent / "assets"
 
 

@@ -1,7 +1,9 @@
 """The demo's parts without a server: groups, layouts, sessions, uploads, names, drawings, the shelf."""
 
 import dataclasses
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -189,7 +191,8 @@ def test_the_shelf_offers_what_needs_no_network(photos):
         shelf.start("nonsense")
 
 
-def test_a_job_can_be_stopped_and_goes_on(photos, monkeypatch):
+def test_a_job_can_be_stopped_and_goes_on(photos, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path))
     monkeypatch.setattr("sslzoo.demo.shelf.PORTION", 4)
     shelf = Shelf(photos)
     job = shelf.start("random-r50")
@@ -257,3 +260,17 @@ def test_weights_are_downloaded_on_request_alone(photos, monkeypatch):
     assert "HF_HUB_OFFLINE is set" in job.error and "sslzoo pull simsiam-r50" in job.error
     with pytest.raises(InputError, match="this page downloads no weights"):
         Shelf(photos, downloads=False).start("simsiam-r50.fair_in1k_100ep")
+
+
+def test_costs_are_a_table_where_they_were_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "COSTS", tmp_path / "costs.json")
+    assert methods.costs() == [] and html.costs([]) == ""
+    row = {"method": "<MoCo>", "negatives": 4096, "momentum_encoder": True, "queue": 4096, "ms_per_image": 1.25}
+    (tmp_path / "costs.json").write_text(json.dumps([row, {"method": "BYOL", "momentum_encoder": False}]))
+    table = ElementTree.fromstring(re.search("<table>.*</table>", html.costs(methods.costs()))[0])
+    cells = [[cell.text for cell in line] for line in table.iter("tr")]
+    assert cells == [
+        ["method", "negatives", "momentum encoder", "queue", "ms an image"],
+        ["<MoCo>", "4,096", "yes", "4,096", "1.2"],
+        ["BYOL", "–", "no", "–", "–"],
+    ]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sslzoo.cluster import clusters
 from sslzoo.demo import html, layout
 from sslzoo.demo.collection import Photos
-from sslzoo.demo.shared import PRIVATE, Demo, asset, said
+from sslzoo.demo.shared import LATEST, Demo, asset, said
 from sslzoo.demo.tabs.search import View
 from sslzoo.index import faiss_door
 
@@ -61,8 +61,7 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
         ids = photos.collection.ids_at(photos.rows)
         return [{"id": id_, "x": x, "y": y} for id_, (x, y) in zip(ids, places, strict=True)]
 
-    for event in (opened.select, kind.change, by.change):
-        event(draw, [kind, by], chart, **PRIVATE)
+    gr.on([opened.select, kind.change, by.change], draw, [kind, by], chart, **LATEST)
     view.follow(chart.pick)
     api(map_of, api_name="map")
 

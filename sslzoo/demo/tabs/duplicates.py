@@ -11,7 +11,7 @@ from gradio.events import api
 from sslzoo.dedup import Group
 from sslzoo.dedup import duplicates as find
 from sslzoo.demo import html
-from sslzoo.demo.shared import PRIVATE, Demo, asset, said
+from sslzoo.demo.shared import LATEST, Demo, asset, said
 from sslzoo.demo.tabs.search import View
 
 SHOWN = 60  # groups
@@ -46,8 +46,7 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
         found = found_at(float(threshold))
         return [{"ids": g.ids, "sizes": g.sizes, "scores": [round(s, 6) for s in g.scores]} for g in found]
 
-    opened.select(look, threshold, groups, **PRIVATE)
-    threshold.change(look, threshold, groups, trigger_mode="always_last", **PRIVATE)
+    gr.on([opened.select, threshold.change], look, threshold, groups, **LATEST)
     view.follow(groups.pick)
     api(duplicates, api_name="duplicates")
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 import gradio as gr
 
 from sslzoo.demo import html
 from sslzoo.demo.drawings import drawing
-from sslzoo.demo.methods import COLUMNS, METHODS, code_of, costs
+from sslzoo.demo.methods import METHODS, code_of, costs
 
 LEGEND = (
     ("encoder", "encoder, what is kept"),
@@ -28,7 +27,7 @@ def tab() -> None:
     stop = '<li><svg class="drawing" viewBox="0 0 20 20"><path class="cut" d="M4 18l6 -16m3 16l6 -16"/></svg>stop-gradient</li>'
     cards = "".join(_card(name) for name in METHODS)
     gr.HTML(
-        f'{title}<ul class="legend kinds">{legend}{stop}</ul><div class="methods">{cards}</div>{_table(costs())}',
+        f'{title}<ul class="legend kinds">{legend}{stop}</ul><div class="methods">{cards}</div>{html.costs(costs())}',
         elem_id="methods",
         apply_default_css=False,
         js_on_load=None,
@@ -52,26 +51,3 @@ def _symbols(text: str) -> str:
         stem, under, rest = word.partition("_")
         words.append(f"{stem}<sub>{rest[:1]}</sub>{rest[1:]}" if under else word)
     return " ".join(words)
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    """What each method costs, as `python -m benchmarks.methods` measured it; nothing where it hasn't."""
-    if not rows:
-        return ""
-    columns = {key: text for key, text in COLUMNS.items() if any(key in row for row in rows)}
-    head = "".join(f"<th>{text}</th>" for text in columns.values())
-    body = "".join("<tr>" + "".join(f"<td>{_cell(row.get(key))}</td>" for key in columns) + "</tr>" for row in rows)
-    return (
-        '<h3 class="costs">What each costs, measured</h3><div class="table"><table><thead><tr>'
-        f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "–"
-    if isinstance(value, int | float):
-        return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
-    return escape(str(value))

@@ -11,7 +11,7 @@ from gradio.events import api
 
 from sslzoo.demo import html, sessions
 from sslzoo.demo.sessions import Query
-from sslzoo.demo.shared import PRIVATE, Demo, asset, picture_input, said
+from sslzoo.demo.shared import LATEST, PRIVATE, Demo, asset, picture_input, said
 
 BROWSED = 60  # photos shown before one is picked; as many more with each click
 MAX_K = 60
@@ -123,8 +123,7 @@ def tab(demo: Demo, tabs: gr.Tabs) -> View:
     results.more(more, shown, [results, shown], **PRIVATE)
     panel.crop(crop, [k, threshold], both, **PRIVATE)
     panel.clear(clear, None, [*both, shown], **PRIVATE)
-    for slider in (k, threshold):
-        slider.change(slide, [k, threshold], results, trigger_mode="always_last", **PRIVATE)
+    gr.on([k.change, threshold.change], slide, [k, threshold], results, **LATEST)
     api_button.click(search, [picker, k, threshold], api_result, api_name="search")
     api(search_by_id, api_name="search_by_id")
     return View(go, [k, threshold], [*both, tabs])
