@@ -101,12 +101,12 @@ BENCHMARKS = {
     ),
     "ablations": Benchmark(
         "-m benchmarks.ablations",
-        "-m benchmarks.ablations --only simclr --seeds 1 --images 128",
+        "-m benchmarks.ablations --only 'simclr batch_size 16' --seeds 1 --images 128",
         "The papers' ablations, on a tiny network and generated pictures.",
     ),
     "demo": Benchmark(
         "-m benchmarks.demo",
-        "-m benchmarks.demo --rows 500 --map-rows 500",
+        "-m benchmarks.demo --rows 500 --map-rows 600",
         "How quickly the demo's page is there, and answers.",
         ("gradio", "playwright"),
         programs=("chromium",),

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,13 @@ def test_the_help_of_convert_lists_its_formats():
     (command,) = (command for path, command in generated.commands() if path == ["convert"])
     (text,) = (parameter.help for parameter in command.params if parameter.name == "format")
     assert set(re.findall(r"[\w-]+", text)) - {"or", "auto"} == FORMATS.keys()
+
+
+def test_every_extra_is_listed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = {name for row in re.findall(r"^\| (`.*?) \|", page, re.M) for name in re.findall(r"`([\w-]+)`", row)}
+    assert project["optional-dependencies"].keys() - {"dev", "docs"} == listed
 
 
 SECTIONS = [(path, name) for path, sections in generated.SECTIONS.items() for name in sections]
