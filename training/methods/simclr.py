@@ -36,6 +36,7 @@ class SimCLR(Method):
     ) -> None:
         super().__init__(backbone, dim)
         self.projector = mlp([dim, hidden, projection], out_norm=True)
+        self.projector[-1].bias.requires_grad_(False)  # no shift on the output, as in the authors' code (model_util.py)
         self.temperature = temperature
 
     def loss(self, views: Sequence[Tensor], progress: float) -> Loss:
