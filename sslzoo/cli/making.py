@@ -21,7 +21,7 @@ def convert(
         str,
         typer.Option(
             "--format",
-            help="auto, vissl, byol, simclr-v1, simclr-v2, moco, mocov3, solo-learn, solo-learn-old, simsiam, swav, lightly, "
+            help="auto, vissl, byol, simclr-v1, simclr-v2, mocov1, moco, mocov3, solo-learn, solo-learn-old, simsiam, swav, lightly, "
             "mmselfsup, backbone or torchvision.",
         ),
     ] = "auto",
