@@ -21,8 +21,8 @@ def convert(
         str,
         typer.Option(
             "--format",
-            help="auto, vissl, byol, simclr-v1, simclr-v2, mocov1, moco, mocov3, solo-learn, solo-learn-old, simsiam, swav, lightly, "
-            "mmselfsup, backbone or torchvision.",
+            help="auto, vissl, byol, simclr-v1, simclr-v2, mocov1, moco, mocov3, solo-learn, solo-learn-old, simsiam, swav, "
+            "lightly, mmselfsup, backbone or torchvision.",
         ),
     ] = "auto",
     name: Annotated[str, typer.Option(help="The encoder's name; by default from format and file.")] = "",
