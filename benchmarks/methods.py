@@ -20,21 +20,12 @@ import torch
 from benchmarks.train import alone, timed
 from sslzoo.backends.allocator import keep_freed_memory
 from sslzoo.backends.processor import native_bf16
+from sslzoo.demo.methods import COLUMNS
 from training import cost, engine, recipe
 from training.__main__ import processor_name
 from training.methods import MoCo, SimCLR, SwAV
 
 METHODS = {"simclr": "SimCLR", "mocov2": "MoCo v2", "byol": "BYOL", "simsiam": "SimSiam", "swav": "SwAV"}
-COLUMNS = {
-    "negatives": "negatives",
-    "momentum_encoder": "momentum encoder",
-    "queue": "queue",
-    "trained_parameters": "trained parameters",
-    "held_parameters": "held parameters",
-    "gflop_per_image": "GFLOP an image",
-    "peak_memory_mb": "peak memory, MB",
-    "ms_per_image": "ms an image",
-}
 
 
 def measure(settings: recipe.Recipe, device: str) -> dict[str, Any]:
@@ -64,13 +55,15 @@ def measure(settings: recipe.Recipe, device: str) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    lines = [f"| method | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines = [f"| {' | '.join(COLUMNS.values())} |", "|---" * len(COLUMNS) + "|"]
     for row in rows:
-        lines.append(f"| {row['method']} | {' | '.join(cell(row[key]) for key in COLUMNS)} |")
+        lines.append(f"| {' | '.join(cell(row[key]) for key in COLUMNS)} |")
     return "\n".join(lines)
 
 
-def cell(value: bool | float) -> str:
+def cell(value: str | bool | float) -> str:
+    if isinstance(value, str):
+        return value
     return ("no", "yes")[value] if isinstance(value, bool) else f"{value:,}" if value else "none"
 
 
