@@ -2,9 +2,9 @@
 
 `python -m benchmarks.bakeoff TRAIN --judge NAME=PARQUET … --minutes 12 [--only a,b] [--threads 1] -o FOLDER`
 
-A candidate gets the images that `--minutes` of `--reference` threads buy on a quiet machine: its speed is measured first,
-from the quickest steps at each resolution, so that other programs on the machine, or fewer threads, make a run longer and
-not worse. Each is judged by leave-one-out kNN (k=20, T=0.07) inside the judging sets, at several test resolutions; no
+A candidate gets the images that `--minutes` of `--reference` threads buy on a quiet machine: all speeds are measured first
+(`--measure` does only that), from the quickest steps at each resolution, so that other programs on the machine, or fewer
+threads, make a run longer and not worse. Each is judged by leave-one-out kNN (k=20, T=0.07) inside the judging sets, at several test resolutions; no
 validation or test file is read. What is done already in FOLDER is kept, an interrupted candidate goes on.
 """
 
@@ -103,19 +103,24 @@ def main() -> None:
     parser.add_argument("--reference", type=int, default=2, help="threads that the minutes are meant on")
     parser.add_argument("--threads", type=int, default=2, help="threads to train with")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(CANDIDATES))
+    parser.add_argument("--measure", action="store_true", help="measure the speeds and stop")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     judges = dict(item.split("=", 1) for item in args.judge)
-    for name in args.only:
-        run = args.output / f"{name}-{args.minutes:g}min"
+    runs = {name: args.output / f"{name}-{args.minutes:g}min" for name in args.only}
+    for name, run in runs.items():
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / "speed.json").exists():
+            (run / "speed.json").write_text(json.dumps(speed(recipe.load(*CANDIDATES[name]), args.reference)))
+        print(f"{name}: {json.loads((run / 'speed.json').read_text()):.0f} images/s", flush=True)
+    if args.measure:
+        return
+    for name, run in runs.items():
         result = run / "bakeoff.json"
         if result.exists():
             continue
         base, overrides = CANDIDATES[name]
         sets = [part for item in overrides for part in ("--set", item)]
-        run.mkdir(parents=True, exist_ok=True)
-        if not (run / "speed.json").exists():
-            (run / "speed.json").write_text(json.dumps(speed(recipe.load(base, overrides), args.reference)))
         quick = json.loads((run / "speed.json").read_text())
         seen = quick * args.minutes * 60
         epochs = seen / pq.read_metadata(args.train).num_rows

@@ -23,7 +23,7 @@ from sslzoo.backends.processor import native_bf16
 from sslzoo.demo.methods import COLUMNS
 from training import cost, engine, recipe
 from training.__main__ import processor_name
-from training.methods import MoCo, SimCLR, SwAV
+from training.methods import BYOL, MoCo, SimCLR, SwAV
 
 METHODS = {"simclr": "SimCLR", "mocov2": "MoCo v2", "byol": "BYOL", "simsiam": "SimSiam", "swav": "SwAV"}
 
@@ -43,7 +43,7 @@ def measure(settings: recipe.Recipe, device: str) -> dict[str, Any]:
     negatives = {SimCLR: 2 * (settings.batch_size - 1), MoCo: queue}
     return {
         "negatives": negatives.get(type(method), 0),
-        "momentum_encoder": held > trained,
+        "momentum_encoder": isinstance(method, MoCo | BYOL),
         "queue": queue,
         "trained_parameters": trained,
         "held_parameters": held,

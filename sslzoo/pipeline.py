@@ -142,6 +142,11 @@ def require_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> 
     ):
         if earlier.get(key, now[key]) != now[key]:
             was, present = earlier[shown], now[shown]
+            if was == present:
+                raise InputError(
+                    f"{folder} was begun with the same {noun} in another state ({was}: its weights, sizes or precision have"
+                    " changed since); choose another -o, or make it again with --overwrite"
+                )
             raise InputError(
                 f"{folder} was begun with another {noun} ({was}, now {present}); go on with that one, or choose another -o"
             )

@@ -1,5 +1,6 @@
 """The embeddings folder: rows keep their files, parts survive, resumed equals unbroken, refusals lose nothing."""
 
+import dataclasses
 import io
 import json
 import sys
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sslzoo
-from sslzoo import backends, formats, pipeline, plan
+from sslzoo import backends, formats, pipeline, plan, registry
 from sslzoo.errors import InputError, Interrupted, OutputExists, SpaceMismatch
 from sslzoo.images import read
 from sslzoo.writer import merge
@@ -118,6 +119,10 @@ def test_resuming_with_another_model_source_or_changed_folder_is_refused(mixed, 
             sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=4)
     with pytest.raises(InputError, match=r"another model \(random-r18, now random-r34\)"):
         sslzoo.embed(mixed, "random-r34", tmp_path / "e", resume=True, device="cpu")
+    spec = registry.resolve("random-r18")
+    smaller = dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, resize=64, size=64))
+    with pytest.raises(InputError, match="the same model in another state"):
+        sslzoo.embed(mixed, smaller, tmp_path / "e", resume=True, device="cpu")
     with pytest.raises(InputError, match="another source"):
         sslzoo.embed(mixed / "bars", encoder, tmp_path / "e", resume=True)
     (mixed / "bars" / "00.jpg").write_bytes((mixed / "bars" / "0.jpg").read_bytes())
