@@ -1,8 +1,8 @@
 """What each method costs at equal batch and views: negatives, momentum encoder, queue, parameters, memory, time per image.
 
 `python -m benchmarks.methods [--recipes r18.tin_cpu_1h] [--batch 128]` trains each method for a few steps in a process of
-its own, on noise at full size, and prints a table; `--json sslzoo/demo/costs.json --markdown training/COSTS.md` writes it
-where the demo and the documentation read it. Memory on a CPU is what the process grew by from before the network was
+its own, on noise at full size, and prints a table; `--json sslzoo/demo/costs.json` writes it where the demo and the site
+(`python -m tests.generated`) read it. Memory on a CPU is what the process grew by from before the network was
 built, on a GPU what tensors took at most. Negatives are those of one view.
 """
 
@@ -73,10 +73,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the rows here")
-    parser.add_argument("--markdown", type=Path, help="also write the table here")
     options = parser.parse_args()
-    for path in filter(None, (options.json, options.markdown)):
-        path.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of measuring
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of measuring
     where = processor_name() if options.device == "cpu" else torch.cuda.get_device_name()
     precision = "bf16" if native_bf16(options.device) else "fp32"
     measured = f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}"
@@ -88,13 +87,10 @@ def main() -> None:
     command = (
         f"python -m benchmarks.methods --recipes {options.recipes} --batch {options.batch} --device {options.device}"
     )
-    text = f"By `{command}`: {measured}; recipes `METHOD-{options.recipes}` at full size.\n\n{table(rows)}\n"
-    print(text)
+    print(f"By `{command}`: {measured}; recipes `METHOD-{options.recipes}` at full size.\n\n{table(rows)}")
     if options.json:
         rows = [row | {"measured": measured, "command": command} for row in rows]
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    if options.markdown:
-        options.markdown.write_text(f"# What each method costs\n\n{text}", encoding="utf-8")
 
 
 if __name__ == "__main__":

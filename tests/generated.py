@@ -122,6 +122,15 @@ def score_table():
     return "\n".join(rows) + "\n"
 
 
+def cost_table():
+    """What each method costs, as the demo shows it, and how that was measured."""
+    from benchmarks.methods import table
+    from sslzoo.demo.methods import costs
+
+    rows = costs()
+    return f"Measured by `{rows[0]['command']}` on {rows[0]['measured']}:\n\n{table(rows)}\n"
+
+
 def drawing(method):
     """The demo's drawing of a method as a file of its own."""
     from sslzoo.demo import drawings
@@ -134,6 +143,7 @@ def drawing(method):
 SECTIONS = {
     README: {"help": help_text, "names": name_table, "scores": score_table},
     DOCS / "choosing.md": {"defaults": default_table, "zoo": zoo_table},
+    DOCS / "methods.md": {"costs": cost_table},
     DOCS / "reference" / "cli.md": {"commands": command_pages},
 }
 DRAWINGS = {DOCS / "drawings" / f"{name}.svg": name for name in ("simclr", "moco", "byol", "simsiam", "swav")}
