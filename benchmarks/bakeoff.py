@@ -4,8 +4,9 @@
 
 A candidate gets the images that `--minutes` of `--reference` threads buy on a quiet machine: all speeds are measured first
 (`--measure` does only that), from the quickest steps at each resolution, so that other programs on the machine, or fewer
-threads, make a run longer and not worse. Each is judged by leave-one-out kNN (k=20, T=0.07) inside the judging sets, at several test resolutions; no
-validation or test file is read. What is done already in FOLDER is kept, an interrupted candidate goes on.
+threads, make a run longer and not worse. Each is judged by leave-one-out kNN (k=20, T=0.07) inside the judging sets, at
+several test resolutions; no validation or test file is read. What is done already in FOLDER is kept, an interrupted candidate
+goes on.
 """
 
 from __future__ import annotations
