@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 VERSIONS ?= 3.12 3.13
 
-.PHONY: setup check lint types test slow docs generated release
+.PHONY: setup check lint types test slow docs generated release gpu-zoo
 
 setup:
 	python3 -m venv .venv
@@ -35,6 +35,13 @@ docs:
 # what README and site take from the program
 generated:
 	$(PYTHON) -m tests.generated
+
+# make gpu-zoo CIFAR10=FOLDER TINYIMAGENET=FOLDER: every encoder that wants a GPU, in slices of nine minutes; 75 means go on
+gpu-zoo:
+	while true; do \
+		$(PYTHON) -m training.gpu_zoo --cifar10 '$(CIFAR10)' --tinyimagenet '$(TINYIMAGENET)' $(ARGS); \
+		code=$$?; [ $$code -eq 75 ] || exit $$code; \
+	done
 
 # make release VERSION=0.2.0: stamps version and changelog, builds wheel and sdist into dist; commit and tag are yours
 release:
