@@ -22,7 +22,7 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 import sslzoo
-from sslzoo.writer import Facts, Part, Writer
+from sslzoo.pipeline.writer import Facts, Part, Writer
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT / "examples" / "photos"

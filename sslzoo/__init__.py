@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from sslzoo.index import ExactIndex, Neighbours, build_index
-    from sslzoo.pipeline import embed
+    from sslzoo.pipeline.run import embed
     from sslzoo.registry import list_models
     from sslzoo.spec import EncoderSpec, Preprocess
     from sslzoo.transfer.classifier import Classifier
@@ -50,7 +50,7 @@ _HOME = {
     "UnknownModel": "errors",
     "WeightsError": "errors",
     "build_index": "index",
-    "embed": "pipeline",
+    "embed": "pipeline.run",
     "finetune": "transfer.finetune",
     "list_models": "registry",
     "load": "encoder",

@@ -18,7 +18,7 @@ from sslzoo.evaluate.report import Report
 from sslzoo.evaluate.score import Score, features_of
 from sslzoo.images.discover import Source, class_names
 from sslzoo.labelled import LabelledSet
-from sslzoo.pipeline import embed
+from sslzoo.pipeline.run import embed
 from sslzoo.spec import EncoderSpec
 
 Evaluate = Callable[[Embeddings, Embeddings | None], list[Score]]

@@ -24,9 +24,9 @@ from sslzoo.errors import InputError, Interrupted, MissingExtra, SslzooError
 from sslzoo.images.decode import DEFAULT, Policy
 from sslzoo.images.discover import Item, Source, Summary
 from sslzoo.images.read import processors
-from sslzoo.job import PART_SIZE, Bar, Job
-from sslzoo.pipeline import require_same
-from sslzoo.writer import Part, Writer, prepare_output
+from sslzoo.pipeline.job import PART_SIZE, Bar, Job
+from sslzoo.pipeline.run import require_same
+from sslzoo.pipeline.writer import Part, Writer, prepare_output
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reports usage to its makers unless told not to
 try:

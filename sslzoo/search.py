@@ -153,7 +153,7 @@ def _embed(collection: Collection, pictures: Mapping[str, Path | bytes], device:
     """The vector of each picture, by the encoder, precision and decode policy that made the collection."""
     if not pictures:
         return {}
-    from sslzoo.pipeline import embed
+    from sslzoo.pipeline.run import embed
 
     manifest = collection.manifest
     source: str = manifest.get("model_source", "")

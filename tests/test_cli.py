@@ -122,7 +122,7 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(run, photos, monkeypatch):
     def interrupted(*a):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sslzoo.pipeline.Job, "embed_part", interrupted)
+    monkeypatch.setattr(sslzoo.pipeline.run.Job, "embed_part", interrupted)
     code, _, err = run("embed", photos, "-m", "random-r18")
     assert code == 130
     assert "--resume" in err

@@ -11,12 +11,11 @@ ORDER = [
     ["spec", "user_cache"],
     ["architectures"],
     ["images", "backbones", "embeddings"],
-    ["convert", "writer", "formats"],
-    ["hub", "update"],  # hub converts what it has downloaded
+    ["convert"],
+    ["hub"],  # hub converts what it has downloaded
     ["registry"],  # opens model folders through hub
     ["backends"],
-    ["job"],
-    ["encoder", "pipeline", "plan"],
+    ["encoder", "pipeline"],
     ["distributed"],
     ["index", "evaluate", "labelled"],
     ["transfer", "suites", "thumbnails"],

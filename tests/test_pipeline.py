@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import sslzoo
-from sslzoo import backends, formats, pipeline, plan, registry
+from sslzoo import backends, registry
 from sslzoo.errors import InputError, Interrupted, OutputExists, SpaceMismatch
 from sslzoo.images import read
-from sslzoo.writer import merge
+from sslzoo.pipeline import formats, plan, run
+from sslzoo.pipeline.writer import merge
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +47,14 @@ def mixed(photos, tmp_path):
 
 def die_after(parts, patch):
     """The run is interrupted in the part after so many."""
-    embed_part, done = pipeline.Job.embed_part, iter(range(parts))
+    embed_part, done = run.Job.embed_part, iter(range(parts))
 
     def dies(*arguments):
         if next(done, None) is None:
             raise KeyboardInterrupt
         return embed_part(*arguments)
 
-    patch.setattr(pipeline.Job, "embed_part", dies)
+    patch.setattr(run.Job, "embed_part", dies)
 
 
 def snapshot(folder):
@@ -259,16 +260,16 @@ def test_shards_in_any_order_give_the_whole(mixed, encoder, tmp_path):
     with pytest.raises(InputError, match="not an embeddings folder"):
         merge(tmp_path / "e")
     for shard in (2, 0):
-        parts = pipeline.embed_shard(mixed, encoder, tmp_path / "e", shard=shard, shards=3, part_size=3)
+        parts = run.embed_shard(mixed, encoder, tmp_path / "e", shard=shard, shards=3, part_size=3)
         assert parts == 5
         with pytest.raises(InputError, match="lacks shard"):
             merge(tmp_path / "e")
-    pipeline.embed_shard(mixed, encoder, tmp_path / "e", shard=1, shards=3, part_size=3)
+    run.embed_shard(mixed, encoder, tmp_path / "e", shard=1, shards=3, part_size=3)
     merged = merge(tmp_path / "e")
     assert snapshot(tmp_path / "e") == snapshot(tmp_path / "whole")
     np.testing.assert_array_equal(merged.vectors, whole.vectors)
     with pytest.raises(InputError, match="0/3 to 2/3"):
-        pipeline.embed_shard(mixed, encoder, tmp_path / "f", shard=3, shards=3)
+        run.embed_shard(mixed, encoder, tmp_path / "f", shard=3, shards=3)
 
 
 def test_deterministic_vectors_do_not_depend_on_their_company(photos, encoder):

@@ -25,9 +25,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, limits
 # as `sslzoo embed`, in small parts and slowly enough to be caught at it
 EMBED = """
 import ctypes, functools, os, signal, struct, sys, time
-from sslzoo import cli, pipeline
+from sslzoo import cli
+from sslzoo.pipeline import run
 from sslzoo.images import read
-pipeline.embed = functools.partial(pipeline.embed, part_size=4, batch_size=2)
+run.embed = functools.partial(run.embed, part_size=4, batch_size=2)
 fast, pause = read.pixels, {pause}
 read.pixels = lambda *arguments: time.sleep(pause) or fast(*arguments)
 sys.argv = ["sslzoo", "embed", {source!r}, "-o", {out!r}, "-m", "pixels-32", "-q", *{options!r}]
@@ -180,7 +181,7 @@ def stop_writing(write):
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         write(self, number, part)
     return limited
-from sslzoo import writer
+from sslzoo.pipeline import writer
 writer.Writer._write_part = stop_writing(writer.Writer._write_part)
 """
     code, out, err = run(folder, tmp_path / "e", before=full)

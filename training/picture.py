@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from sslzoo.encoder import Encoder
 from sslzoo.index import build_index
-from sslzoo.pipeline import embed
+from sslzoo.pipeline.run import embed
 from sslzoo.spec import EncoderSpec
 
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"

@@ -77,8 +77,8 @@ def embed(
     quiet: Quiet = False,
 ) -> None:
     """Turn images into vectors: an embeddings folder of Parquet parts, with the failures listed beside them."""
-    from sslzoo import formats, pipeline, plan
     from sslzoo.images.decode import PIXEL_LIMIT, Policy
+    from sslzoo.pipeline import formats, plan, run
 
     make_lean()
     if engine not in ("local", "ray"):
@@ -105,7 +105,7 @@ def embed(
     if shard is not None:
         index, shards = _shard(shard)
         options = choices | {"deterministic": deterministic}
-        parts = pipeline.embed_shard(source, model, out, shard=index, shards=shards, progress=not quiet, **options)
+        parts = run.embed_shard(source, model, out, shard=index, shards=shards, progress=not quiet, **options)
         typer.echo(f"{out}: shard {shard} of {parts} parts is done; after the last one: sslzoo merge {out}")
         return
     if engine == "ray":
@@ -114,7 +114,7 @@ def embed(
         logging.disable(logging.WARNING)  # Ray Data tells of every step it takes
         whole: Callable[..., Any] = partial(distributed.embed, actors=actors)
     else:
-        whole = partial(pipeline.embed, update=update)
+        whole = partial(run.embed, update=update)
     try:
         result = whole(
             source,
@@ -142,7 +142,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Complete an embeddings folder that was written in shards."""
-    from sslzoo.writer import merge as complete
+    from sslzoo.pipeline.writer import merge as complete
 
     _print_result(complete(folder).manifest, folder, as_json)
 

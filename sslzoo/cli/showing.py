@@ -64,7 +64,7 @@ def demo(
 def _embedded(source: str, out: Path, model: str | None, device: str, *, progress: bool) -> Path:
     """The embeddings folder of a folder of images, made or brought up to date."""
     from sslzoo.embeddings import is_embeddings, read_manifest
-    from sslzoo.pipeline import embed
+    from sslzoo.pipeline.run import embed
 
     if model is None:
         typer.echo("by the encoder inside the package; for stronger ones (-m NAME) see: sslzoo models", err=True)

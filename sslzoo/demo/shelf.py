@@ -13,7 +13,7 @@ from sslzoo.demo.collection import Photos
 from sslzoo.demo.methods import CHECKOUT
 from sslzoo.embeddings import is_embeddings, read_manifest
 from sslzoo.errors import InputError, Interrupted, SslzooError
-from sslzoo.pipeline import embed
+from sslzoo.pipeline.run import embed
 from sslzoo.spec import EncoderSpec
 from sslzoo.user_cache import user_cache
 

@@ -15,9 +15,9 @@ from sslzoo.backends import open_backend
 from sslzoo.embeddings import Embeddings, is_embeddings
 from sslzoo.errors import InputError
 from sslzoo.images.discover import Source
-from sslzoo.job import Job
+from sslzoo.pipeline.job import Job
+from sslzoo.pipeline.writer import Collector, Part
 from sslzoo.transfer.folder import read_classes, read_head
-from sslzoo.writer import Collector, Part
 
 
 @dataclass(frozen=True)

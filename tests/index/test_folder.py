@@ -14,7 +14,7 @@ from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError, SpaceMismatch
 from sslzoo.index import KINDS, approximate, collection, folder
 from sslzoo.index.exact import ExactIndex
-from sslzoo.writer import Facts, Part, Writer
+from sslzoo.pipeline.writer import Facts, Part, Writer
 from tests.index.vectors import clustered
 
 pytest.importorskip("faiss")

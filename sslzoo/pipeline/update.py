@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sslzoo.embeddings import part_files
 from sslzoo.errors import InputError
 from sslzoo.images.sources.item import Item
-from sslzoo.writer import Facts, other_files, storable
+from sslzoo.pipeline.writer import Facts, other_files, storable
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from sslzoo import registry
 from sslzoo.backends import open_backend
 from sslzoo.images.discover import Source
-from sslzoo.job import Bar, Job
+from sslzoo.pipeline.job import Bar, Job
 
 
 @dataclass(frozen=True)

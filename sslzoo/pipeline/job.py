@@ -25,9 +25,9 @@ from sslzoo.images.decode import DEFAULT, Policy
 from sslzoo.images.discover import Item, Reader, Source, Summary, open_source
 from sslzoo.images.read import Fast, read, read_or_reuse
 from sslzoo.images.sources.location import is_url
+from sslzoo.pipeline.update import Known, Reuse
+from sslzoo.pipeline.writer import Collector, Facts, Part, Writer, storable
 from sslzoo.spec import Preprocess
-from sslzoo.update import Known, Reuse
-from sslzoo.writer import Collector, Facts, Part, Writer, storable
 
 PART_SIZE = 1024  # inputs; at most so much work is lost to a kill, or waited for after Ctrl-C
 DETERMINISTIC_BATCH = 16

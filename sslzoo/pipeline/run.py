@@ -13,9 +13,9 @@ from sslzoo.embeddings import Embeddings, read_manifest
 from sslzoo.errors import InputError
 from sslzoo.images.decode import DEFAULT, Policy
 from sslzoo.images.discover import Source
-from sslzoo.job import PART_SIZE, Job
-from sslzoo.update import Reuse, swap, update_folder
-from sslzoo.writer import Collector, Writer, prepare_output
+from sslzoo.pipeline.job import PART_SIZE, Job
+from sslzoo.pipeline.update import Reuse, swap, update_folder
+from sslzoo.pipeline.writer import Collector, Writer, prepare_output
 
 
 def embed(
