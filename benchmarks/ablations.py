@@ -17,7 +17,7 @@ import torch
 from benchmarks import gratings
 from benchmarks.gratings import Labelled
 from training import data, engine
-from training.__main__ import processor_name
+from training.facts import processor_name
 
 OPTION = "method_options."
 # method, then what is changed in its settings: nothing, or one key (in words where the line wants them)

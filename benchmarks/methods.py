@@ -22,7 +22,7 @@ from sslzoo.backends.allocator import keep_freed_memory
 from sslzoo.backends.processor import native_bf16
 from sslzoo.demo.methods import COLUMNS
 from training import cost, engine, recipe
-from training.__main__ import processor_name
+from training.facts import processor_name
 from training.methods import BYOL, MoCo, SimCLR, SwAV
 
 METHODS = {"simclr": "SimCLR", "mocov2": "MoCo v2", "byol": "BYOL", "simsiam": "SimSiam", "swav": "SwAV"}

@@ -18,7 +18,8 @@ from benchmarks.train import COUNT, SKIP, alone
 from sslzoo.backends.allocator import keep_freed_memory
 from sslzoo.evaluate.knn import knn
 from training import data, engine, recipe
-from training.__main__ import embed, processor_name
+from training.facts import processor_name
+from training.judge import embed
 
 FULL = ((0.0, 1.0),)
 

@@ -36,7 +36,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from sslzoo.backends.allocator import keep_freed_memory
 from sslzoo.backends.processor import native_bf16
 from training import cost, data, engine, recipe, small_maps
-from training.__main__ import processor_name
+from training.facts import processor_name
 
 SKIP, COUNT = 4, 12
 

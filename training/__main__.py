@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import platform
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,16 +21,13 @@ from tqdm import tqdm
 
 from sslzoo import hub
 from sslzoo.backends.allocator import keep_freed_memory
-from sslzoo.backends.processor import native_bf16
-from sslzoo.embeddings import Embeddings
 from sslzoo.encoder import load as load_encoder
 from sslzoo.errors import InputError, SslzooError
-from sslzoo.evaluate.knn import knn
 from training import checkpoint, cost, data, distributed, engine, recipe
-from training.methods import Method
+from training.facts import record, start_facts
+from training.judge import IMAGES, load_data
 
 NOT_STATED = "not stated"
-IMAGES = "images.json"  # in a run folder: how many there are, and those that can't be read
 MODEL = "model"  # in a run folder: the encoder so far
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n}/{total}{postfix}"
 LOWER = "try a lower rate (--set lr_per_256=…), milder views or a larger batch"
@@ -238,57 +233,6 @@ def initial_weights(name: str, settings: recipe.Recipe) -> dict[str, torch.Tenso
     return encoder.backbone.state_dict()
 
 
-def load_data(
-    path: str, settings: recipe.Recipe, summary: Path | None = None
-) -> tuple[data.Images, Callable[[Method], dict[str, float]]]:
-    """The training images, and a function that judges a method by kNN on the labelled test split (empty without one).
-
-    The judge's bank is 5,000 training images and its queries 2,000 test images at most: a signal, not a score to quote.
-    `summary` is the file in which an earlier start has listed what can't be read.
-    """
-    train, test = data.splits(path)
-    known = json.loads(summary.read_text()) if summary is not None and summary.is_file() else None
-    train_set = data.load(train, settings.store_size, storage=settings.storage, decode=settings.decode, known=known)
-
-    def say(message: str) -> None:
-        if distributed.rank() == 0:
-            typer.echo(message, err=True)
-
-    if train_set.failures:
-        for name, reason in train_set.failures[:5]:
-            say(f"left out {name}: {reason}")
-        say(f"{len(train_set.failures)} images can't be read and are left out; {IMAGES} lists them")
-    if test is None:
-        return train_set, lambda method: {}
-    test_set = data.load(test, settings.store_size, limit=2000)
-    if None in train_set.labels or not set(test_set.labels) <= set(train_set.labels):
-        say(f"no kNN: the labels of {test} are not those of the training images")
-        return train_set, lambda method: {}
-
-    def judge(method: Method) -> dict[str, float]:
-        bank = embed(method, train_set, settings, 5000)
-        return {score.protocol: round(score.value, 4) for score in knn(bank, embed(method, test_set, settings, 2000))}
-
-    return train_set, judge
-
-
-@torch.no_grad()
-def embed(method: Method, images: data.Images, settings: recipe.Recipe, limit: int) -> Embeddings:
-    """Pooled features of at most `limit` images at the size they are stored in, without augmentation."""
-    device = next(method.parameters()).device
-    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (settings.mean, settings.std))
-    method.eval()
-    parts = []
-    pixels, labels = images.sample(limit)
-    for batch in torch.split(pixels, 128):
-        x = ((batch.to(device) / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device)):
-            parts.append(method.backbone(x).float().cpu())
-    method.train()
-    vectors = torch.cat(parts).numpy()
-    return Embeddings(vectors, [str(i) for i in range(len(vectors))], space="training", labels=labels)
-
-
 def stop_condition(max_minutes: float | None) -> Callable[[], bool]:
     """True once the time is up or the process was asked to end (Ctrl-C, SIGTERM); the loop then saves and returns."""
     asked: list[int] = []
@@ -302,40 +246,6 @@ def stop_condition(max_minutes: float | None) -> Callable[[], bool]:
         signal.signal(number, on_signal)
     end = time.monotonic() + max_minutes * 60 if max_minutes is not None else float("inf")
     return lambda: bool(asked) or time.monotonic() > end
-
-
-def start_facts(device: str, settings: recipe.Recipe, images: int) -> dict[str, object]:
-    """Where and with what a run was made."""
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    )
-    return {
-        "commit": git.stdout.strip(),
-        "processor": processor_name() if device == "cpu" else torch.cuda.get_device_name(device),
-        "threads": torch.get_num_threads(),
-        "bf16": settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device)),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "images": images,
-    }
-
-
-def processor_name() -> str:
-    """The processor's name with its vector extensions, which decide the speed."""
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-        name = next(v.strip() for k, v in fields.items() if k.strip() == "model name")
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()}{', bf16' if native_bf16() else ''})"
-
-
-def record(path: Path, facts: dict[str, object]) -> None:
-    """Adds facts to a JSON file, atomically."""
-    known = json.loads(path.read_text()) if path.exists() else {}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(known | facts, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from sslzoo.errors import InputError
-from training import __main__ as cli
 from training import checkpoint, data, engine
+from training.judge import load_data
 
 
 def pictures(n, seed):
@@ -45,7 +45,7 @@ def test_neither_labels_nor_test_images_change_what_is_learned(tiny, tmp_path, l
     rows = list(range(24))
     for i, (labels, test) in enumerate([([0, 1] * 12, pictures(8, 1)), ([1, 0] * 12, pictures(8, 2))]):
         path = write(tmp_path / str(i), labels, test, layout)
-        images, judge = cli.load_data(path, tiny())
+        images, judge = load_data(path, tiny())
         assert len(images) == 24
         if layout == "folders":  # an order of its own for each class: that of the parquet files, so that runs compare
             order = sorted(rows, key=lambda row: (labels[row], row))
@@ -72,7 +72,7 @@ def test_a_flat_test_folder_is_not_scored_at_chance(tiny, tmp_path, capsys):
     path = write(tmp_path / "a", ["cat", "dog"] * 12, pictures(8, 1), "folders")
     for label in ("0", "1"):
         (tmp_path / "a" / "val" / label).rename(tmp_path / "a" / "val" / f"images{label}")
-    _, judge = cli.load_data(path, tiny())
+    _, judge = load_data(path, tiny())
     assert judge(None) == {}
     assert "no kNN: the labels of" in capsys.readouterr().err
 
@@ -80,7 +80,7 @@ def test_a_flat_test_folder_is_not_scored_at_chance(tiny, tmp_path, capsys):
 def test_few_images_are_taken_from_all_classes(tiny, tmp_path):
     path = write(tmp_path / "a", [0] * 12 + [1] * 12, pictures(8, 1), "folders")
     assert [str(label) for label in data.load(f"{path}/train", 20, limit=4).labels] == ["0", "0", "1", "1"]
-    assert [str(label) for label in cli.load_data(path, tiny())[0].sample(4)[1]] == ["0", "0", "1", "1"]
+    assert [str(label) for label in load_data(path, tiny())[0].sample(4)[1]] == ["0", "0", "1", "1"]
 
 
 @pytest.mark.usefixtures("tiny_net")

@@ -1,0 +1,48 @@
+"""Where and with what a run was made, as its `run.json` tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from sslzoo.backends.processor import native_bf16
+from training import recipe
+
+
+def start_facts(device: str, settings: recipe.Recipe, images: int) -> dict[str, object]:
+    """Where and with what a run was made."""
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
+    return {
+        "commit": git.stdout.strip(),
+        "processor": processor_name() if device == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+        "bf16": settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device)),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "images": images,
+    }
+
+
+def processor_name() -> str:
+    """The processor's name with its vector extensions, which decide the speed."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+        name = next(v.strip() for k, v in fields.items() if k.strip() == "model name")
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}{', bf16' if native_bf16() else ''})"
+
+
+def record(path: Path, facts: dict[str, object]) -> None:
+    """Adds facts to a JSON file, atomically."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(known | facts, indent=2) + "\n")
+    os.replace(temporary, path)
