@@ -148,7 +148,7 @@ def train(
         step += 1
 
         counted, output = counted + 1, outputs["z"]
-        end_of_epoch = step % per_epoch == 0
+        end_of_epoch = step % per_epoch == 0 or step == steps  # epochs may be a fraction
         if end_of_epoch or time.perf_counter() - began > report_seconds:
             if int(first_bad) < steps:
                 break

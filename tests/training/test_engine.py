@@ -48,6 +48,12 @@ def test_short_epochs_do_not_wait_for_the_disk(tiny, images, tmp_path, monkeypat
     assert saved == [4, 8, 12, 16]
 
 
+def test_half_an_epoch_at_the_end_is_reported_as_the_end(tiny, images, tmp_path):
+    _, reports = run(tiny(epochs=1.5), images, out=tmp_path)
+    assert [(p.step, p.done) for p in reports] == [(4, False), (6, True)]
+    assert checkpoint.step(tmp_path) == 6
+
+
 def test_training_between_reports_is_not_changed_by_evaluation(tiny, images):
     recipe = tiny()
     plain, _ = run(recipe, images)
