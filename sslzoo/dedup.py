@@ -25,7 +25,7 @@ class Group:
     scores: list[float]
 
 
-def duplicates(index: ExactIndex, threshold: float = 0.95) -> list[Group]:
+def duplicates(index: ExactIndex, threshold: float = 0.97) -> list[Group]:
     """Groups of two or more images, connected by cosines of at least `threshold`, the largest group first.
 
     Connections are those among the 64 nearest of each image; an approximate index may miss some. The one with the most

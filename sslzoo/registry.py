@@ -123,8 +123,8 @@ def _choose(tags: list[EncoderSpec], name: str, license: str | None) -> EncoderS
 
 def _unknown(name: str, canonical: str) -> InputError | UnknownModel:
     if name.startswith((".", "/", "~")) or "\\" in name or name.endswith("/"):
-        return InputError(f"there is no model folder {name}; name one with local-dir:PATH, or see: sslzoo models")
+        return InputError(f"there is no model folder {name}; check the path, or see: sslzoo models")
     names = list(dict.fromkeys([*known(), *(full.partition(".")[0] for full in known()), "random-r18", "random-r50"]))
     near = difflib.get_close_matches(canonical, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see: sslzoo models"
-    return UnknownModel(f"unknown model {name!r}; {hint} (a model folder is named as local-dir:PATH)", near)
+    return UnknownModel(f"unknown model {name!r}; {hint} (a model folder is named by its path, ./FOLDER)", near)

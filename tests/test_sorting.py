@@ -81,6 +81,6 @@ def test_on_the_command_line(photos, tmp_path, monkeypatch, capsys):
     assert groups[0]["ids"][0] == "large.png" and groups[0]["sizes"][0] == [480, 400]
     assert "keep" in run("dedup", tmp_path / "e", "--html", tmp_path / "d.html", "--threshold", 0.9999).out
     assert "<b>.png" not in (tmp_path / "d.html").read_text()
-    assert "cluster" in run("cluster", tmp_path / "e", "-k", 2, "--html", tmp_path / "c.html").out
-    assert "&lt;b&gt;.png" in (tmp_path / "c.html").read_text()
+    assert "cluster" in run("cluster", tmp_path / "e", "-k", 2, "--html", tmp_path / "new" / "c.html").out
+    assert "&lt;b&gt;.png" in (tmp_path / "new" / "c.html").read_text()
     assert len(list(root.iterdir())) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -30,6 +31,7 @@ from training.judge import IMAGES, load_data
 NOT_STATED = "not stated"
 MODEL = "model"  # in a run folder: the encoder so far
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n}/{total}{postfix}"
+FEW_STEPS = 300  # below, look-alike search with the result is a lottery
 LOWER = "try a lower rate (--set lr_per_256=…), milder views or a larger batch"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -81,6 +83,13 @@ def run(
     typer.echo(
         f"{settings.name}: {len(train_set)} images, {steps} steps; the first report takes half a minute", err=True
     )
+    if steps < FEW_STEPS and not init:
+        enough = math.ceil(settings.epochs * FEW_STEPS / steps)
+        typer.echo(
+            f"{steps} steps teach an encoder hardly anything; with --set epochs={enough} there are {FEW_STEPS}, and"
+            " --init simclr-r18 begins with the encoder inside the package",
+            err=True,
+        )
     first = next(run, None)
     if first is None:
         distributed.end()

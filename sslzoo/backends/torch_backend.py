@@ -192,6 +192,6 @@ def pick_device(device: str = "auto") -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device {device!r} can't be used ({str(error).splitlines()[0]}); use --device cpu or auto"
+            f"device {device!r} can't be used ({str(error).splitlines()[0]}); use --device auto, cpu, cuda, cuda:1 … or mps"
         ) from None
     return chosen

@@ -205,7 +205,7 @@ def _print_scores(table: dict[str, list[Score]], as_json: bool) -> None:
         return
     rows = [("protocol", *table)]
     for scores in zip(*table.values(), strict=True):
-        cells = (f"{100 * score.value:.1f} ± {100 * score.interval():.1f}" for score in scores)
+        cells = (f"{percent(score.value)} ± {percent(score.interval())}" for score in scores)
         rows.append((scores[0].protocol, *cells))
     print_table(rows)
     first = next(iter(table.values()))[0]
@@ -225,6 +225,6 @@ def _print_head(data: str, model: str, as_json: bool, **options: Any) -> None:
         typer.echo(json.dumps([{"encoder": name, **score.to_dict()} for name, score in table.items()], indent=2))
         return
     (protocol,) = {score.protocol for score in table.values()}
-    rows = [(name, f"{100 * s.value:.1f} ± {100 * s.interval():.1f}") for name, s in table.items()]
+    rows = [(name, f"{percent(s.value)} ± {percent(s.interval())}") for name, s in table.items()]
     reported = [("reported", percent(spec.linear_top1))] if spec.linear_top1 is not None else []
     print_table([("encoder", protocol), *rows, *reported])

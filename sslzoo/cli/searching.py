@@ -13,7 +13,22 @@ from sslzoo.cli.options import Device, Json, Quiet
 from sslzoo.errors import InputError
 
 Folder = Annotated[Path, typer.Argument(metavar="EMB", help="An embeddings folder.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Also write a contact sheet, one self-contained file.")]
+
+
+def html_file(path: Path | None) -> Path | None:
+    """The file to write, its folder made before anything is computed."""
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise typer.BadParameter(f"{path.parent} can't be made ({error.strerror}); choose another file") from None
+    return path
+
+
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", callback=html_file, help="Also write a contact sheet, one self-contained file."),
+]
 
 
 def index(

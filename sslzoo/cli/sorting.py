@@ -19,7 +19,7 @@ def dedup(
     threshold: Annotated[
         float,
         typer.Option(help="Cosine from which two images count as duplicates; what to take depends on the encoder."),
-    ] = 0.95,
+    ] = 0.97,
     html: Html = None,
     as_json: Json = False,
 ) -> None:

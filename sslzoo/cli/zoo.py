@@ -61,6 +61,9 @@ def models(
         )
         for s in specs
     ]
+    if not rows:
+        typer.echo("no encoder matches; leave a filter away, or see all: sslzoo models", err=True)
+        return
     print_table([header, *rows])
     typer.echo(
         "linear: ImageNet-1k top-1 in %, as reported by the authors; *: what the bare name gives\n"
@@ -87,11 +90,12 @@ def show(
         f"{c.url} ({', '.join(filter(None, [c.format, c.hash, f'{c.size_bytes} bytes' if c.size_bytes else '']))})"
         for c in spec.checkpoints
     ]
+    unknown = "nothing" if spec.method == "random" else "not stated"
     facts = {
         "name": spec.name,
         "method": f"{spec.method} {spec.paper}".strip(),
         "backbone": f"{spec.backbone}, {spec.dim} features, {g.stem} stem, {g.padding} padding, BN epsilon {g.bn_eps:g}",
-        "trained on": f"{spec.trained_on}, {number(spec.epochs)} epochs" if spec.trained_on else "nothing",
+        "trained on": f"{spec.trained_on}, {number(spec.epochs)} epochs" if spec.trained_on else unknown,
         "license": " ".join([spec.license or "not stated", spec.license_note]).strip(),
         "data terms": spec.data_terms or "not stated",
         "preprocess": f"short side to {p.resize} px ({p.interpolation}), centre {p.size} px, mean {p.mean}, std {p.std}",

@@ -126,7 +126,7 @@ def _explained(repo: str) -> Iterator[None]:
         raise WeightsError(f"{repo} doesn't exist, or is private; check its name, or type: hf auth login") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise WeightsError(
-            f"{repo} is not in the cache and the Hub can't be reached; unset HF_HUB_OFFLINE or check the network"
+            f"{repo} is not in the cache and the Hub can't be reached; check the network, or load it once where there is one"
         ) from None
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "an error")

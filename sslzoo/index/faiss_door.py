@@ -45,7 +45,7 @@ def load() -> Any:
         import faiss
     except ImportError:
         raise MissingExtra(
-            "this kind of index needs FAISS, which is not installed: pip install 'sslzoo[faiss]' (--kind exact works without)"
+            "this needs FAISS, which is not installed: pip install 'sslzoo[faiss]' (exact search works without)"
         ) from None
     return faiss
 
