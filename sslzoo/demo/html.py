@@ -86,8 +86,14 @@ def costs(rows: list[dict[str, Any]]) -> str:
     body = "".join("<tr>" + "".join(f"<td>{_cell(row.get(key))}</td>" for key in columns) + "</tr>" for row in rows)
     return (
         '<h3 class="costs">What each costs, measured</h3><div class="table"><table><thead><tr>'
-        f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"{head}</tr></thead><tbody>{body}</tbody></table></div>{_how(rows[0])}"
     )
+
+
+def _how(row: dict[str, Any]) -> str:
+    if "command" not in row:
+        return ""
+    return f"<p>ResNet-18 at 64 px: <code>{escape(row['command'])}</code> on {escape(row['measured'])}.</p>"
 
 
 def _cell(value: Any) -> str:

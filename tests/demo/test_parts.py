@@ -267,6 +267,10 @@ def test_costs_are_a_table_where_they_were_measured(tmp_path, monkeypatch):
     assert methods.costs() == [] and html.costs([]) == ""
     row = {"method": "<MoCo>", "negatives": 4096, "momentum_encoder": True, "queue": 4096, "ms_per_image": 1.25}
     (tmp_path / "costs.json").write_text(json.dumps([row, {"method": "BYOL", "momentum_encoder": False}]))
+    assert "<code>" not in html.costs(methods.costs())
+    assert "<code>python &lt;3</code> on a processor" in html.costs(
+        [{"command": "python <3", "measured": "a processor"}]
+    )
     table = ElementTree.fromstring(re.search("<table>.*</table>", html.costs(methods.costs()))[0])
     cells = [[cell.text for cell in line] for line in table.iter("tr")]
     assert cells == [
