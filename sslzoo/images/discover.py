@@ -28,7 +28,7 @@ Source = Any  # a path or URL, a list of inputs, or a datasets.Dataset
 def open_source(source: Source) -> Reader:
     """The reader of a source; raises InputError at once when there is nothing of that name.
 
-    - a folder: every image below it (or, where it holds Parquet files of images at its top, those);
+    - a folder: every image below it (or, where Parquet files at its top hold the images, those);
     - a file: an image, a tar, a zip, a Parquet file, or a .txt with one path a line ("-": such a list on stdin);
     - a pattern: `photos/**/*.jpg`, or `shards/{000..099}.tar`;
     - a URL that fsspec opens (s3://, https://, memory:// …), of a folder or of any of these files;
@@ -48,8 +48,7 @@ def open_source(source: Source) -> Reader:
         return _of_url(source)
     path = Path(source)
     if path.is_dir():
-        shards = sorted(path.glob("*.parquet"))
-        return _Chain([ParquetReader(shard) for shard in shards]) if holds_images(shards) else FolderReader(path)
+        return _of_folder(path)
     if path.exists():
         return _of_file(path)
     named = expand(str(source))
@@ -93,6 +92,14 @@ def expand(pattern: str) -> list[str]:
     first, last, words = match.groups()
     values = words.split(",") if words else [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
     return [name for value in values for name in expand(pattern[: match.start()] + value + pattern[match.end() :])]
+
+
+def _of_folder(path: Path) -> Reader:
+    """The tables at the folder's top where they hold the images, or where there is no image file; else its files."""
+    tables, files = sorted(path.glob("*.parquet")), FolderReader(path)
+    if any(holds_images(table) for table in tables[:1]) or (tables and next(files.items(Summary()), None) is None):
+        return _Tables(tables, files)
+    return files
 
 
 def _of_file(location: str | Path, *, prefix: str = "") -> Reader:
@@ -162,3 +169,16 @@ class _Chain:
 
     def items(self, summary: Summary) -> Iterator[Item]:
         return itertools.chain.from_iterable(reader.items(summary) for reader in self.readers)
+
+
+class _Tables(_Chain):
+    """The Parquet files of a folder, which stand for it; image files beside them are left out."""
+
+    def __init__(self, tables: list[Path], files: FolderReader) -> None:
+        super().__init__([ParquetReader(table) for table in tables])
+        self.files = files
+
+    def items(self, summary: Summary) -> Iterator[Item]:
+        yield from super().items(summary)
+        for _ in self.files.items(Summary()):
+            summary.count("image file beside tables")

@@ -338,8 +338,30 @@ def test_a_damaged_table_is_read_up_to_the_damage(tmp_path):
 def test_a_folder_of_images_may_hold_a_table_of_something_else(folder):
     pq.write_table(pa.table({"x": [1]}), folder / "notes.parquet")
     assert reds(discover(folder)) == EXPECTED
-    pq.write_table(pa.table({"path": pa.array(["a/1.png"], pa.large_string())}), folder / "notes.parquet")
-    assert reds(discover(folder)) == [("a/1.png", None, 1)]
+    notes = pa.table({"file_name": pa.array(["a/1.png"], pa.large_string()), "hash": [b"x"]})
+    pq.write_table(notes, folder / "notes.parquet")
+    summary = Summary()
+    assert reds(discover(folder, summary)) == EXPECTED
+    assert summary.left_out["not an image's extension"] == 2  # the table and a text
+    (folder / "notes.parquet").write_bytes(b"damaged")
+    assert reds(discover(folder)) == EXPECTED
+
+
+def test_a_folder_of_tables_may_hold_an_image_beside_them(folder):
+    pq.write_table(pa.table({"image": [{"bytes": png(7), "path": None}]}), folder / "t.parquet")
+    summary = Summary()
+    assert reds(discover(folder, summary)) == [("t.parquet/0", None, 7)]
+    assert summary.left_out == {"image file beside tables": 3}
+
+
+def test_a_folder_of_tables_alone_may_name_its_images(folder, tmp_path):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    pq.write_table(pa.table({"path": [str(folder / "a" / "1.png")]}), alone / "t.parquet")
+    assert [red for _, _, red in reds(discover(alone))] == [1]
+    (alone / "t.parquet").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="not a Parquet file that can be read"):
+        discover(alone)
 
 
 def test_links_to_themselves_are_failures(tmp_path):

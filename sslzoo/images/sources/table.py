@@ -140,32 +140,35 @@ class _Unreadable:
         raise ImageError(self.reason)
 
 
-def holds_images(files: Sequence[Path]) -> bool:
-    """Whether these Parquet files are shards of images: there is one, and the first has a column for them."""
+def holds_images(file: Path) -> bool:
+    """Whether a Parquet file holds images themselves: a struct with their bytes, or bytes under an image's name.
+
+    Paths don't count, nor bytes of any other name: a table of facts about images has those too. Nor does a damaged file.
+    """
     import pyarrow.parquet as pq
 
-    if not files:
-        return False
     try:
-        _image_column(pq.read_schema(files[0]), str(files[0]))
-    except InputError:
+        schema = pq.read_schema(file)
+    except Exception:  # Arrow raises several kinds
         return False
-    except Exception:
-        return True  # damaged: whoever reads it will say so
-    return True
+    kinds = {field.name: field.type for field in schema}
+    return any(_holds_bytes(kind) and (name in IMAGE_NAMES or kind.num_fields) for name, kind in kinds.items())
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _image_column(schema: pa.Schema, location: str) -> tuple[str, bool]:
     import pyarrow as pa
 
-    def holds_bytes(kind: pa.DataType) -> bool:
-        if pa.types.is_struct(kind):
-            return bool(kind.get_field_index("bytes") >= 0)
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
     named = sorted(schema.names, key=lambda name: (name not in IMAGE_NAMES, schema.get_field_index(name)))
     for name in named:
-        if holds_bytes(schema.field(name).type):
+        if _holds_bytes(schema.field(name).type):
             return name, False
     for name in PATH_NAMES + IMAGE_NAMES:
         if name in schema.names and schema.field(name).type in (pa.string(), pa.large_string()):
