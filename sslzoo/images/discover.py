@@ -12,7 +12,7 @@ from typing import Any
 
 from sslzoo.errors import InputError
 from sslzoo.images.sources.archive import TAR, TarReader, ZipReader
-from sslzoo.images.sources.folder import FileReader, FolderReader, RemoteFolderReader
+from sslzoo.images.sources.folder import FileReader, FolderReader, FoldersReader, RemoteFolderReader, folders
 from sslzoo.images.sources.item import Item, Reader, Summary
 from sslzoo.images.sources.location import file_system, is_url
 from sslzoo.images.sources.memory import MemoryReader
@@ -30,7 +30,7 @@ def open_source(source: Source) -> Reader:
 
     - a folder: every image below it (or, where Parquet files at its top hold the images, those);
     - a file: an image, a tar, a zip, a Parquet file, or a .txt with one path a line ("-": such a list on stdin);
-    - a pattern: `photos/**/*.jpg`, or `shards/{000..099}.tar`;
+    - a pattern: `photos/**/*.jpg`, `photos/{cat,dog}` (folders, of whose images the label is), `shards/{000..099}.tar`;
     - a URL that fsspec opens (s3://, https://, memory:// …), of a folder or of any of these files;
     - in Python also a list of paths, bytes, PIL images, uint8 arrays and tensors, a `datasets.Dataset`, and a Reader.
     """
@@ -52,11 +52,11 @@ def open_source(source: Source) -> Reader:
     if path.exists():
         return _of_file(path)
     named = expand(str(source))
-    found = [glob.glob(pattern, recursive=True) for pattern in named]
-    if any(found) and (lost := [name for name, matches in zip(named, found, strict=True) if not matches]):
+    found = [matches(pattern) for pattern in named]
+    if any(found) and (lost := [name for name, some in zip(named, found, strict=True) if not some]):
         raise InputError(f"{lost[0]} does not exist, one of {len(named)} that {source} stands for; name those that do")
-    if matches := sorted(itertools.chain.from_iterable(found)):
-        return _of_list([match for match in matches if not Path(match).is_dir()] or [Path(match) for match in matches])
+    if any(found):
+        return _of_matches(sorted(itertools.chain.from_iterable(found)), deep="**" in str(source))
     raise InputError(
         f"{source} does not exist; name a folder of images, an image, a tar, zip or Parquet file, or a pattern"
     )
@@ -92,6 +92,31 @@ def expand(pattern: str) -> list[str]:
     first, last, words = match.groups()
     values = words.split(",") if words else [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
     return [name for value in values for name in expand(pattern[: match.start()] + value + pattern[match.end() :])]
+
+
+def matches(pattern: str) -> list[str]:
+    """What a pattern matches, as `glob` does; but through `**` each folder is entered once, whatever links lead to it."""
+    head, deep, rest = _split_deep(pattern)
+    if not deep:
+        return glob.glob(pattern)
+    bases = glob.glob(head) if head else [""]
+    below = itertools.chain.from_iterable(folders(base) for base in bases)
+    return list(dict.fromkeys(itertools.chain.from_iterable(matches(glob.escape(folder) + rest) for folder in below)))
+
+
+def _split_deep(pattern: str) -> tuple[str, str, str]:
+    """A pattern around its first `**`, which stands for any folders only as a whole part of the path; a last one for all."""
+    if not (match := re.search(r"(?:^|(?<=/))\*\*(?:/+|$)", pattern)):
+        return pattern, "", ""
+    return pattern[: match.start()], match[0], pattern[match.end() :] or ("" if match[0].endswith("/") else "*")
+
+
+def _of_matches(found: list[str], *, deep: bool) -> Reader:
+    """The files that a pattern matches, and the images in the folders that it does; not in those that `**` only went through."""
+    files = [match for match in found if not Path(match).is_dir()]
+    named = [match for match in found if Path(match).is_dir()] if not (deep and files) else []
+    readers = ([_of_list(files)] if files else []) + ([FoldersReader(named)] if named else [])
+    return readers[0] if len(readers) == 1 else _Chain(readers)
 
 
 def _of_folder(path: Path) -> Reader:

@@ -1,6 +1,7 @@
 """Every kind of input gives the same images under the right names."""
 
 import functools
+import glob
 import http.server
 import io
 import os
@@ -114,6 +115,27 @@ def test_patterns_and_lists(folder, tmp_path, monkeypatch):
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(InputError, match="empty"):
         discover("empty.txt")
+
+
+def test_a_pattern_enters_each_folder_once(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    patterns = ["folder/**/*.png", "./fol*/**/*.png", f"{folder}/**/[13].png", "**/folder/**/*.png", "**/a/**", "**"]
+    expected = [[path for path in sorted(glob.glob(p, recursive=True)) if os.path.isfile(path)] for p in patterns]
+    for i in range(3):  # as glob walks them, 3 to the power of 40
+        (folder / f"loop{i}").symlink_to(folder)
+    assert [[item.id for item in discover(pattern)] for pattern in patterns] == expected
+
+
+def test_folders_that_a_pattern_names_are_walked(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (folder / "b" / "of_a").symlink_to(folder / "a")
+    expected = [(f"folder/{id_}", label, red) for id_, label, red in EXPECTED]
+    for pattern in ("folder/*", "folder/{a,b}", "folder/[ab]"):
+        assert reds(discover(pattern)) == expected
+        assert open_source(pattern).count() == 3
+    shutil.copy(folder / "a" / "1.png", folder / "top.png")
+    assert reds(discover("folder/*")) == [("folder/top.png", None, 1), *expected]
+    assert reds(discover("**/a")) == expected[:2]
 
 
 def test_braces():
