@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sslzoo.errors import InputError
-from sslzoo.images.sources.archive import TAR, TarReader, ZipReader
+from sslzoo.images.sources.archive import TAR, ZSTD, TarReader, ZipReader
 from sslzoo.images.sources.folder import FileReader, FolderReader, FoldersReader, RemoteFolderReader, folders
 from sslzoo.images.sources.item import Item, Reader, Summary
 from sslzoo.images.sources.location import file_system, is_url
@@ -127,14 +127,17 @@ def _of_folder(path: Path) -> Reader:
     return files
 
 
-def _of_file(location: str | Path, *, prefix: str = "") -> Reader:
-    name = str(location).lower()
+def _of_file(location: str | Path, *, within: str = "") -> Reader:
+    """The reader of a file, which is called `within` in the ids of what it holds; a file on its own isn't in them."""
+    name, prefix = str(location).lower(), within and f"{within}/"
     if name.endswith(TAR):
         return TarReader(location, prefix)
+    if name.endswith(ZSTD):
+        raise InputError(f"{location} is compressed by zstd, which is not read here; unpack it: zstd -d {location}")
     if name.endswith(".zip"):
         return ZipReader(location, prefix)
     if name.endswith(".parquet"):
-        return ParquetReader(location)
+        return ParquetReader(location, within)
     if name.endswith(LISTS) and isinstance(location, Path):
         return _of_list(_lines(location.read_bytes()))
     return FileReader([str(location)]) if isinstance(location, str) else _NamedFile(location)
@@ -163,11 +166,22 @@ def _of_list(values: list[Any]) -> Reader:
     """A list is of images, or of archives and tables, whose members then carry the file's name before theirs."""
     if not values:
         raise InputError("the list of inputs is empty")
-    containers = (*TAR, ".zip", ".parquet")
+    containers = (*TAR, *ZSTD, ".zip", ".parquet")
     if all(isinstance(value, str | Path) and str(value).lower().endswith(containers) for value in values):
         locations = [value if isinstance(value, Path) or is_url(value) else Path(value) for value in values]
-        return _Chain([_of_file(place, prefix=f"{str(place).rsplit('/', 1)[-1]}/") for place in locations])
+        names = _short_names([str(place) for place in locations])
+        return _Chain([_of_file(place, within=name) for place, name in zip(locations, names, strict=True)])
     return MemoryReader(values)
+
+
+def _short_names(paths: list[str]) -> list[str]:
+    """The paths by their last part, or by as many of the last as tell them all apart."""
+    split_paths = [path.split("/") for path in paths]
+    for depth in range(1, max(map(len, split_paths))):
+        names = ["/".join(path[-depth:]) for path in split_paths]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return paths
 
 
 class _NamedFile(FileReader):

@@ -5,6 +5,7 @@ import glob
 import http.server
 import io
 import os
+import pickle
 import shutil
 import sys
 import tarfile
@@ -281,16 +282,62 @@ def test_a_shard_that_breaks_off_is_a_failure_and_the_others_go_on(tmp_path):
         discover(str(tmp_path / "s-{0..2}.tar"))
 
 
-def test_links_inside_a_tar_are_counted(tmp_path):
-    with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        for name, kind in (("a.png", tarfile.REGTYPE), ("b.png", tarfile.LNKTYPE), ("c.png", tarfile.SYMTYPE)):
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "a.png"
+@pytest.mark.parametrize(("name", "mode", "hard"), [("x.tar", "w", 1), ("x.tar.gz", "w:gz", 0)])
+def test_links_inside_a_tar_are_read_or_counted(tmp_path, name, mode, hard):
+    with tarfile.open(tmp_path / name, mode) as tar:
+        for i, (kind, target) in enumerate(
+            (
+                (tarfile.REGTYPE, ""),
+                (tarfile.LNKTYPE, "0.png"),
+                (tarfile.SYMTYPE, "0.png"),
+                (tarfile.LNKTYPE, "none.png"),
+            )
+        ):
+            info = tarfile.TarInfo(f"{i}.png")
+            info.type, info.linkname = kind, target
             info.size = len(png(1)) if kind == tarfile.REGTYPE else 0
             tar.addfile(info, io.BytesIO(png(1)))
     summary = Summary()
-    assert [item.id for item in discover(tmp_path / "x.tar", summary)] == ["a.png"]
-    assert summary.left_out == {"link inside an archive": 2}
+    assert [(i, red) for i, _, red in reds(discover(tmp_path / name, summary))] == [("0.png", 1), ("1.png", 1)][
+        : 1 + hard
+    ]
+    assert summary.left_out == {"link inside an archive": 3 - hard}
+    assert open_source(tmp_path / name).count() == (2 if hard else None)
+
+
+def test_archives_of_one_name_are_told_apart(tmp_path):
+    for folder in ("p", "q"):
+        (tmp_path / folder).mkdir()
+        make_tar(tmp_path / folder / "s.tar", {"1.png": png(1)})
+        (tmp_path / folder / "1.png").write_bytes(png(2))
+        pq.write_table(pa.table({"path": ["1.png"]}), tmp_path / folder / "t.parquet")
+        pq.write_table(pa.table({"image": [{"bytes": png(3), "path": None}]}), tmp_path / folder / "u.parquet")
+    for name, id_ in (("s.tar", "s.tar/1.png"), ("t.parquet", "1.png"), ("u.parquet", "u.parquet/0")):
+        paths = [tmp_path / folder / name for folder in "pq"]
+        assert [item.id for item in discover(paths)] == [f"p/{id_}", f"q/{id_}"]
+        assert [item.id for item in discover(paths[:1])] == [id_]
+    assert pickle.loads(pickle.dumps(open_source(paths))).readers[1].name == "q/u.parquet"
+
+
+def test_what_zstd_compressed_is_named(tmp_path):
+    (tmp_path / "x.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd")
+    for source in (tmp_path / "x.tar.zst", [tmp_path / "x.tar.zst"], "memory://x.tzst"):
+        with pytest.raises(InputError, match=r"zstd, which is not read here; unpack it: zstd -d .*x\.t"):
+            open_source(source)
+
+
+def test_a_zip_of_a_version_to_come_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("1.png", png(1))
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    data[data.rfind(b"PK\1\2") + 6] = 99  # APPNOTE 4.4.3: the version needed to extract, times ten
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.zip can't be read as a zip file \(zip file version 9\.9"):
+        list(discover(tmp_path / "x.zip"))
+    make_tar(tmp_path / "y.tar", {"1.png": png(1)})
+    both = open_source([tmp_path / "x.zip", tmp_path / "y.tar"])
+    assert failures(both.items(Summary())).keys() == {"x.zip"}
+    assert both.count() == 2
 
 
 def test_members_of_a_zip_that_cannot_be_read_are_failures(tmp_path):
@@ -355,6 +402,17 @@ def test_a_damaged_table_is_read_up_to_the_damage(tmp_path):
     [(name, reason)] = failures(items).items()
     assert name == f"t.parquet/{len(items) - 1}"
     assert "from here on" in reason
+
+
+def test_damaged_text_in_a_table_is_a_failure(tmp_path):
+    cells = [{"bytes": png(i), "path": None} for i in range(3)]
+    pq.write_table(pa.table({"image": cells, "title": ["title"] * 3}), tmp_path / "t.parquet", use_dictionary=False)
+    data = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(
+        data.replace(b"title", b"\xff\xff\xff\xff\xff", 1).replace(b"\5\0\0\0title", b"\5\0\0\7title")
+    )
+    [(name, reason)] = failures(discover(tmp_path / "t.parquet")).items()
+    assert (name, "from here on" in reason) == ("t.parquet/0", True)
 
 
 def test_a_folder_of_images_may_hold_a_table_of_something_else(folder):

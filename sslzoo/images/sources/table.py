@@ -25,12 +25,13 @@ class ParquetReader:
     """The rows of one Parquet file. The image column is a struct of bytes and path, plain bytes, or paths of files.
 
     A `label` column of class numbers becomes class names where the file knows them. Other columns of plain values are
-    passed on. Ids are FILE/ROW, or the paths themselves.
+    passed on. Ids are NAME/ROW with the file's name, or one that tells it from others; or the paths themselves, after the
+    folders of that name.
     """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, name: str = "") -> None:
         self.location = location
-        self.name = str(location).rsplit("/", 1)[-1]
+        self.name = name or str(location).rsplit("/", 1)[-1]
         try:
             with self._open() as file:  # a folder may hold more tables than files may be open at once
                 self.metadata, schema = file.metadata, file.schema_arrow
@@ -46,8 +47,8 @@ class ParquetReader:
 
         return pq.ParquetFile(opener(self.location)() if is_url(str(self.location)) else self.location)
 
-    def __reduce__(self) -> tuple[type[ParquetReader], tuple[str | Path]]:
-        return ParquetReader, (self.location,)  # in another process the file is opened anew
+    def __reduce__(self) -> tuple[type[ParquetReader], tuple[str | Path, str]]:
+        return ParquetReader, (self.location, self.name)  # in another process the file is opened anew
 
     def count(self) -> int | None:
         """From the file's metadata."""
@@ -60,7 +61,7 @@ class ParquetReader:
             with self._open() as file:
                 for row, values in enumerate(self._rows(file.iter_batches(64, columns=self.wanted))):
                     yield self._item(row, values)
-        except OSError as error:  # Arrow's for damaged data
+        except Exception as error:  # damaged data: Arrow raises several kinds, Python one for text that isn't UTF-8
             yield Item(f"{self.name}/{row + 1}", _Unreadable(f"the table can't be read from here on: {error}"))
 
     @property
@@ -89,7 +90,10 @@ class ParquetReader:
 
     def _item(self, row: int, values: dict[str, Any]) -> Item:
         cell, label = values.pop(self.image), self._label(values.pop("label", None))
-        id_ = cell if self.by_path and isinstance(cell, str) else f"{self.name}/{row}"
+        id_ = f"{self.name}/{row}"
+        if self.by_path and isinstance(cell, str):
+            fixed = is_url(cell) or Path(cell).is_absolute()
+            id_ = cell if fixed else self.name[: self.name.rfind("/") + 1] + cell
         return Item(id_, _opening(cell, self.location), label, values)
 
     def _label(self, label: Any) -> Any:
