@@ -1,5 +1,6 @@
 """Every kind of input gives the same images under the right names."""
 
+import datetime
 import functools
 import glob
 import http.server
@@ -12,6 +13,7 @@ import tarfile
 import threading
 import warnings
 import zipfile
+import zoneinfo
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,7 @@ from sslzoo.images.decode import decode
 from sslzoo.images.discover import Summary, discover, expand, open_source
 from sslzoo.images.read import read
 from sslzoo.images.sources import location
+from sslzoo.images.sources.item import OWN_COLUMNS
 
 
 def png(value):
@@ -165,6 +168,36 @@ def test_further_columns_reach_the_embeddings(tmp_path):
     assert table["n"].type == pa.int64()
 
 
+def test_further_columns_of_every_kind(tmp_path):
+    noon = datetime.datetime(2024, 6, 1, 12, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))
+    columns = {
+        "image": [{"bytes": png(i), "path": None} for i in range(2)],
+        "path": ["x", "y"],
+        "width": [7, 8],
+        "width_": [9, 10],
+        "category": pa.array(["u", None]).dictionary_encode(),
+        "taken": pa.array([noon, None], pa.timestamp("ns", "Europe/Berlin")),
+        "nanoseconds": pa.array([1_000_001, None], pa.timestamp("ns")),
+        "tags": [["x"], []],
+        "price": pa.array([1, 2], pa.decimal128(5, 2)),
+    }
+    for shard in range(2):
+        pq.write_table(pa.table(columns), tmp_path / f"{shard}.parquet")
+    result = sslzoo.embed(tmp_path, "pixels-32", tmp_path / "e")
+    assert result.manifest["left_out"] == {
+        "column tags (list<element: string>)": 1,
+        "column price (decimal128(5, 2))": 1,
+    }
+    table = pq.read_table(tmp_path / "e" / "part-00000.parquet")
+    assert set(table.column_names) - {"path_", "width__", "width_", "category", "taken", "nanoseconds"} == OWN_COLUMNS
+    rows = table.to_pylist()[:2]
+    assert [row["path_"] for row in rows] == ["x", "y"]
+    assert [(row["width"], row["width__"], row["width_"]) for row in rows] == [(8, 7, 9), (8, 8, 10)]
+    assert [row["category"] for row in rows] == ["u", None]
+    assert [row["taken"] for row in rows] == [datetime.datetime(2024, 6, 1, 10), None]
+    assert [row["nanoseconds"] for row in rows] == [datetime.datetime(1970, 1, 1, 0, 0, 0, 1000), None]
+
+
 def test_memory_file_system(folder):
     fsspec = pytest.importorskip("fsspec")
     fs = fsspec.filesystem("memory")
@@ -231,13 +264,18 @@ def test_a_mix_in_memory(folder):
 def test_hugging_face_datasets(folder):
     datasets = pytest.importorskip("datasets")
     names = datasets.ClassLabel(names=["x", "y"])
-    features = datasets.Features({"image": datasets.Image(), "label": names, "n": datasets.Value("int64")})
-    rows = {"image": [{"bytes": png(5), "path": None}, {"bytes": png(6), "path": None}], "label": [1, 0], "n": [7, 8]}
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": names, "n": datasets.Value("int8"), "tags": [datasets.Value("string")]}
+    )
+    cells = [{"bytes": png(5), "path": None}, {"bytes": png(6), "path": None}]
+    rows = {"image": cells, "label": [1, 0], "n": [7, 8], "tags": [["x"], []]}
     dataset = datasets.Dataset.from_dict(rows, features=features)
-    items = list(discover(dataset))
+    summary = Summary()
+    items = list(discover(dataset, summary))
+    assert list(summary.left_out) == ["column tags (list<item: string>)"]
     assert reds(items) == [("0", "y", 5), ("1", "x", 6)]
     assert items[0].columns == {"n": 7}
-    assert open_source(dataset).columns == {"n": "int64"}
+    assert open_source(dataset).columns == {"n": "int8"}
 
 
 def test_large_tables_are_not_held_in_memory(tmp_path):
