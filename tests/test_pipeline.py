@@ -289,6 +289,28 @@ def test_plan_counts_and_estimates(photos, encoder):
     assert planned.seconds == pytest.approx(12 / planned.images_per_second)
 
 
+def test_plan_estimates_from_a_single_image_and_after_unreadable_ones(mixed, encoder, tmp_path, monkeypatch):
+    batches = []
+    embed_part = plan.Job.embed_part
+
+    def noted(self, items, *rest):
+        part = embed_part(self, items, *rest)
+        batches.append((len(part.inputs), len(part.paths)))
+        return part
+
+    monkeypatch.setattr(plan.Job, "embed_part", noted)
+    for source, images, parts in (
+        (mixed / "bars" / "0.jpg", 1, [(1, 1), (1, 1)]),
+        (mixed, 15, [(1, 0), (1, 1), (13, 11)]),
+        (mixed / "a.jpg", 1, [(1, 0), (1, 0)]),
+    ):
+        batches.clear()
+        planned = plan.plan(source, encoder)
+        assert planned.images == images
+        assert planned.seconds == pytest.approx(images / planned.images_per_second)
+        assert batches == parts
+
+
 def test_numpy_and_csv(mixed, encoder, tmp_path):
     result = sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=5)
     out = formats.convert(tmp_path / "e", "npy")
