@@ -7,6 +7,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def open_source(source: Source) -> Reader:
     if any(found) and (lost := [name for name, some in zip(named, found, strict=True) if not some]):
         raise InputError(f"{lost[0]} does not exist, one of {len(named)} that {source} stands for; name those that do")
     if any(found):
-        return _of_matches(sorted(itertools.chain.from_iterable(found)), deep="**" in str(source))
+        in_order = sorted(
+            itertools.chain.from_iterable(found), key=lambda match: match.split("/")
+        )  # as in a folder's walk
+        return _of_matches(in_order, deep="**" in str(source))
     raise InputError(
         f"{source} does not exist; name a folder of images, an image, a tar, zip or Parquet file, or a pattern"
     )
@@ -192,7 +196,7 @@ class _NamedFile(FileReader):
         self.name = path.name
 
     def items(self, summary: Summary) -> Iterator[Item]:
-        return (Item(self.name, item.open) for item in super().items(summary))
+        return (replace(item, id=self.name) for item in super().items(summary))
 
 
 class _Chain:

@@ -8,7 +8,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from sslzoo.images.sources.item import Item, Summary, is_hidden, is_image_name
-from sslzoo.images.sources.location import contents, file_system, is_url
+from sslzoo.images.sources.location import contents, file_system, is_url, stamp, stamp_of
 
 Seen = set[tuple[int, int]]  # device and inode of what was reached
 
@@ -29,8 +29,7 @@ class FolderReader:
         """The images in order."""
         for relative, stat in _walk(str(self.root), summary, set()):
             label = relative.partition("/")[0] if "/" in relative else None
-            stamp = (stat.st_size, stat.st_mtime_ns) if stat else None
-            yield Item(relative, contents(os.path.join(self.root, relative)), label, stamp=stamp)
+            yield Item(relative, contents(os.path.join(self.root, relative)), label, stamp=stamp(stat))
 
 
 class FoldersReader:
@@ -55,7 +54,7 @@ class FoldersReader:
             label = os.path.basename(root.rstrip("/"))
             for relative, stat in _walk(root, summary, seen):
                 path = os.path.join(root, relative)
-                yield Item(path, contents(path), label, stamp=(stat.st_size, stat.st_mtime_ns) if stat else None)
+                yield Item(path, contents(path), label, stamp=stamp(stat))
 
 
 def folders(root: str) -> Iterator[str]:
@@ -188,4 +187,4 @@ class FileReader:
         """One each, in the order given."""
         for path in self.paths:
             id_ = path.rsplit("/", 1)[-1] if len(self.paths) == 1 and is_url(path) else path
-            yield Item(id_, contents(path))
+            yield Item(id_, contents(path), stamp=stamp_of(path))
