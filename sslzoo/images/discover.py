@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ def open_source(source: Source) -> Reader:
 
     - a folder: every image below it (or, where Parquet files at its top hold the images, those);
     - a file: an image, a tar, a zip, a Parquet file, or a .txt with one path a line ("-": such a list on stdin);
-    - a pattern: `photos/**/*.jpg`, `photos/{cat,dog}` (folders, of whose images the label is), `shards/{000..099}.tar`;
+    - a pattern: `photos/**/*.jpg`, `photos/{cat,dog}` (folders, whose names are labels), `shards/{000..099}.tar`;
     - a URL that fsspec opens (s3://, https://, memory:// …), of a folder or of any of these files;
     - in Python also a list of paths, bytes, PIL images, uint8 arrays and tensors, a `datasets.Dataset`, and a Reader.
     """
@@ -52,15 +53,15 @@ def open_source(source: Source) -> Reader:
         return _of_folder(path)
     if path.exists():
         return _of_file(path)
-    named = expand(str(source))
+    named = expand(str(source).replace(os.sep, "/"))
     found = [matches(pattern) for pattern in named]
     if any(found) and (lost := [name for name, some in zip(named, found, strict=True) if not some]):
         raise InputError(f"{lost[0]} does not exist, one of {len(named)} that {source} stands for; name those that do")
     if any(found):
-        in_order = sorted(
+        walked = sorted(
             itertools.chain.from_iterable(found), key=lambda match: match.split("/")
-        )  # as in a folder's walk
-        return _of_matches(in_order, deep="**" in str(source))
+        )  # --update needs the order
+        return _of_matches(walked, deep="**" in str(source))
     raise InputError(
         f"{source} does not exist; name a folder of images, an image, a tar, zip or Parquet file, or a pattern"
     )
