@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import sys
+import tarfile
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -249,10 +250,32 @@ def test_update_starts_where_there_is_nothing_and_refuses_what_it_cannot_do(mixe
     assert len(sslzoo.embed(mixed, encoder, tmp_path / "e", update=True)) == 12
     with pytest.raises(InputError, match="another model"):
         sslzoo.embed(mixed, "pixels-32", tmp_path / "e", update=True)
-    (tmp_path / "list.txt").write_text(str(mixed / "bars" / "0.jpg"))
-    sslzoo.embed(tmp_path / "list.txt", encoder, tmp_path / "l")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(mixed / "bars" / "0.jpg", "0.jpg")
+    sslzoo.embed(tmp_path / "x.tar", encoder, tmp_path / "l")
     with pytest.raises(InputError, match="only a folder can be updated"):
-        sslzoo.embed(tmp_path / "list.txt", encoder, tmp_path / "l", update=True)
+        sslzoo.embed(tmp_path / "x.tar", encoder, tmp_path / "l", update=True)
+
+
+def test_update_takes_whatever_names_files(mixed, tmp_path, monkeypatch):
+    (mixed / "broken.jpg").symlink_to("nowhere.jpg")
+    paths = [mixed / "bars" / "0.jpg", mixed / "bars" / "none.jpg", *sorted((mixed / "circles").iterdir())]
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
+    sources = [mixed, mixed / "bars" / "0.jpg", f"{mixed}/**/*.*g", f"{mixed}/*", paths, tmp_path / "list.txt"]
+    for i, source in enumerate(sources):
+        sslzoo.embed(source, "pixels-32", tmp_path / f"{i}.emb")
+    (mixed / "bars" / "0.jpg").write_bytes((mixed / "circles" / "0.png").read_bytes())
+    opened = []
+    pixels = read.pixels
+    monkeypatch.setattr(read, "pixels", lambda item, *rest: opened.append(item.id) or pixels(item, *rest))
+    for i, source in enumerate(sources):
+        opened.clear()
+        updated = sslzoo.embed(source, "pixels-32", tmp_path / f"{i}.emb", update=True)
+        assert sum(id_.endswith("bars/0.jpg") or id_ == "0.jpg" for id_ in opened) == 1
+        assert i == 3 or len(opened) <= 5  # beside it the files that failed before
+        fresh = sslzoo.embed(source, "pixels-32")
+        assert updated.ids == fresh.ids
+        np.testing.assert_array_equal(updated.vectors, fresh.vectors)
 
 
 def test_shards_in_any_order_give_the_whole(mixed, encoder, tmp_path):
@@ -287,6 +310,28 @@ def test_plan_counts_and_estimates(photos, encoder):
     assert planned.images == 12
     assert planned.bytes_out == 12 * 512 * 4
     assert planned.seconds == pytest.approx(12 / planned.images_per_second)
+
+
+def test_plan_estimates_from_a_single_image_and_after_unreadable_ones(mixed, encoder, tmp_path, monkeypatch):
+    batches = []
+    embed_part = plan.Job.embed_part
+
+    def noted(self, items, *rest):
+        part = embed_part(self, items, *rest)
+        batches.append((len(part.inputs), len(part.paths)))
+        return part
+
+    monkeypatch.setattr(plan.Job, "embed_part", noted)
+    for source, images, parts in (
+        (mixed / "bars" / "0.jpg", 1, [(1, 1), (1, 1)]),
+        (mixed, 15, [(1, 0), (1, 1), (13, 11)]),
+        (mixed / "a.jpg", 1, [(1, 0), (1, 0)]),
+    ):
+        batches.clear()
+        planned = plan.plan(source, encoder)
+        assert planned.images == images
+        assert planned.seconds == pytest.approx(images / planned.images_per_second)
+        assert batches == parts
 
 
 def test_numpy_and_csv(mixed, encoder, tmp_path):

@@ -1,7 +1,7 @@
 """The one decode policy: from a file's bytes to an upright 8-bit RGB picture, or an ImageError with the reason.
 
 - The orientation that the file states (EXIF) is applied.
-- More than 8 bits a channel are scaled to 8, never clipped: integers by the bits that the file states (16: by 1/257),
+- More than 8 bits a channel are scaled to 8, never clipped or cut: integers by the bits that the file states (16: by 1/257),
   what lies outside 0 to 65535, and floats outside 0 to 1 or 0 to 255, by their own range.
 - Transparency is laid over a background, white unless asked otherwise; palette, CMYK and the rest are converted to RGB.
 - Of an animation or a multi-page file the first frame counts (of HEIC the primary one), and the result says so.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -67,6 +68,18 @@ TURNS = {
 }
 
 
+#: Of 16 bits a channel Pillow reads the upper 8. Read in the other order of bytes, its raw modes give the lower 8; of grey
+#: with alpha, which has no other order, the bytes can be read as four channels. With each, where the lower bytes are then.
+LOWER: dict[str, tuple[str, slice | list[int]]] = {"LA;16B": ("RGBA", [1, 1, 1, 3])}
+for _mode in ("RGB", "RGBX", "RGBA", "CMYK"):
+    _swapped = "B" if sys.byteorder == "little" else "L"
+    for _order, _other in (("L", "B"), ("B", "L"), ("N", _swapped)):
+        LOWER[f"{_mode};16{_order}"] = (f"{_mode};16{_other}", slice(None))
+
+#: Grey of 2 and 4 bits is spread over 0 to 255 in these steps, by which Pillow leaves the grey that isn't to be seen as it is
+STEPS = {"L;2": 85, "L;4": 17}
+
+
 @dataclass(frozen=True)
 class Seen:
     """What decoding found beside the pixels: the full size in px, and flags such as "first-frame"."""
@@ -114,7 +127,8 @@ def decode(
                 image, several = _open_heif(source, policy.pixel_limit)
                 decoded = _to_rgb(image, image.size, policy)
                 return replace(decoded, flags=("first-frame", *decoded.flags)) if several else decoded
-            with _open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            with _open(file) as image:
                 size = image.size
                 _check_pixels(size, policy.pixel_limit)
                 if image.format in ("EPS", "WMF"):
@@ -122,7 +136,8 @@ def decode(
                 if target is not None and image.format == "JPEG":
                     shrink = 2 * target / min(size)
                     image.draft("RGB", (round(size[0] * shrink), round(size[1] * shrink)))
-                return _to_rgb(image, size, policy)
+                again = _open(file) if _raw_modes(image) <= LOWER.keys() else None
+                return _to_rgb(image, size, policy, again)
     except ImageError as error:
         raise ImageError(error.reason, name) from None
     except Image.DecompressionBombError as error:  # from inside a plugin: Pillow's own limit, and the size in its words
@@ -154,20 +169,16 @@ def _open(file: BinaryIO) -> Image.Image:
 def is_heif(source: bytes | BinaryIO) -> bool:
     """Whether the file says it is HEIF or HEIC (ISO 23008-12: an `ftyp` box with such a brand), whatever its name."""
     if isinstance(source, bytes):
-        head = source[:12]
+        head = source[:256]
     else:
-        head = source.read(12)
+        head = source.read(256)
         source.seek(0)
-    return head[4:8] == b"ftyp" and head[8:12] in (
-        b"heic",
-        b"heix",
-        b"hevc",
-        b"hevx",
-        b"heim",
-        b"heis",
-        b"mif1",
-        b"msf1",
-    )
+    if head[4:8] != b"ftyp":
+        return False
+    brand, others = head[8:12], head[16 : int.from_bytes(head[:4], "big")]
+    if brand in (b"mif1", b"msf1"):  # any codec's, so that the compatible brands tell; AVIF is Pillow's
+        return not {others[at : at + 4] for at in range(0, len(others), 4)} & {b"avif", b"avis"}
+    return brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")
 
 
 def _open_heif(source: bytes | BinaryIO, limit: int) -> tuple[Image.Image, bool]:
@@ -187,17 +198,11 @@ def _check_pixels(size: tuple[int, int], limit: int) -> None:
         raise ImageError(f"{size[0]}x{size[1]} is more than {limit:,} pixels")
 
 
-def _to_rgb(image: Image.Image, size: tuple[int, int], policy: Policy) -> Decoded:
+def _to_rgb(image: Image.Image, size: tuple[int, int], policy: Policy, again: Image.Image | None = None) -> Decoded:
     _check_pixels(image.size, policy.pixel_limit)
     flags = ["first-frame"] if getattr(image, "n_frames", 1) > 1 else []
-    stated = image.size  # smaller than `size` for a JPEG that is decoded scaled down
-    try:
-        image.load()
-    except OSError as error:
-        cut = "truncated" in str(error).lower()
-        if not (policy.allow_truncated and isinstance(image, ImageFile.ImageFile) and cut):
-            raise
-        image.tile = []  # what was decoded so far counts as the whole; Pillow's own switch for this is global
+    stated, raw = image.size, _raw_modes(image)  # the size is less than `size` for a JPEG that is decoded scaled down
+    if _load(image, policy):
         flags.append("truncated")
     turn = orientation(image)
     width, height = size if stated != size else image.size  # Pillow has turned some TIFF files by now
@@ -205,12 +210,35 @@ def _to_rgb(image: Image.Image, size: tuple[int, int], policy: Policy) -> Decode
         width, height = height, width
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _scale_depth(image)
+    elif again is not None:
+        image = _sixteen_bits(image, again, policy)
+    elif (step := max(STEPS.get(mode, 1) for mode in raw)) > 1:
+        image = _scale_hidden(image, step)
     if turn in TURNS:
         image = image.transpose(TURNS[turn])
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*policy.background, 255)), image)
     return Decoded(image.convert("RGB"), width, height, tuple(flags))
+
+
+def _load(image: Image.Image, policy: Policy) -> bool:
+    """Decodes the pixels; returns whether the file was truncated, where the policy allows that."""
+    try:
+        image.load()
+    except OSError as error:
+        cut = "truncated" in str(error).lower()
+        if not (policy.allow_truncated and isinstance(image, ImageFile.ImageFile) and cut):
+            raise
+        image.tile = []  # what was decoded so far counts as the whole; Pillow's own switch for this is global
+        return True
+    return False
+
+
+def _raw_modes(image: Image.Image) -> set[str]:
+    """How the pixels lie in a file that was opened and not yet decoded, in Pillow's names; {""} where it doesn't tell."""
+    arguments = [tile.args for tile in getattr(image, "tile", [])]
+    return {str(args[0] if isinstance(args, tuple) and args else args) for args in arguments} or {""}
 
 
 def orientation(image: Image.Image) -> int:
@@ -227,10 +255,9 @@ def _scale_depth(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float32)
     finite = np.where(np.isfinite(values), values, 0)
     low, high = min(float(finite.min()), 0.0), float(finite.max())
+    tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16"):
-        bits = getattr(image, "tag_v2", {}).get(258, (16,))[
-            0
-        ]  # TIFF: BitsPerSample; a 12-bit picture fills 12 of the 16
+        bits = tags.get(258, (16,))[0]  # TIFF: BitsPerSample; a 12-bit picture fills 12 of the 16
         top = 2.0 ** (bits if 8 < bits < 16 and high < 2**bits else 16) - 1
     elif image.mode == "I":
         top = 65535.0 if low == 0 and high <= 65535 else high
@@ -238,7 +265,41 @@ def _scale_depth(image: Image.Image) -> Image.Image:
         top = 1.0 if high <= 1 else 255.0
     else:
         top = high
-    grey = Image.fromarray(((finite - low) * (255 / ((top - low) or 1))).clip(0, 255).round().astype(np.uint8))
+    scaled = ((finite - low) * (255 / ((top - low) or 1))).clip(0, 255).round().astype(np.uint8)
+    white_is_zero = tags.get(262) == 0  # TIFF: PhotometricInterpretation, which Pillow heeds up to 8 bits only
+    grey = Image.fromarray(255 - scaled if white_is_zero else scaled)
     if isinstance(hidden := image.info.get("transparency"), int):  # PNG may name one grey value that isn't to be seen
         grey.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
     return grey
+
+
+def _sixteen_bits(image: Image.Image, again: Image.Image, policy: Policy) -> Image.Image:
+    """8-bit colour from 16 bits a channel: `image` has the upper bytes, and `again`, the same file, will give the lower.
+
+    v/257 for v = 256 upper + lower is upper + (lower - upper)/257, which rounds to upper and at most 1 more or less.
+    """
+    (raw,) = _raw_modes(again)
+    other, channels = LOWER[raw]
+    again.tile = [  # type: ignore[attr-defined]
+        tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
+        for tile in again.tile  # type: ignore[attr-defined]
+    ]
+    _load(again, policy)
+    upper, lower = np.asarray(image), np.asarray(again)[..., channels]  # uint8, as all that follows: it may be large
+    up, down = (lower > upper) & (lower - upper > 128), (upper > lower) & (upper - lower > 128)
+    colour = Image.frombytes(image.mode, image.size, (upper + up - down).tobytes())
+    if isinstance(hidden := image.info.get("transparency"), tuple):  # PNG may name one colour that isn't to be seen
+        named = np.array(hidden)
+        seen = ((upper != named >> 8) | (lower != named & 255)).any(axis=-1)
+        colour.putalpha(Image.fromarray(np.where(seen, 255, 0).astype(np.uint8)))
+    return colour
+
+
+def _scale_hidden(image: Image.Image, step: int) -> Image.Image:
+    """The picture with the one grey value that isn't to be seen (PNG) on the scale of its pixels."""
+    hidden = image.info.get("transparency")
+    if not isinstance(hidden, int) or hidden > 255 // step:
+        return image
+    image = image.copy()  # it may be the caller's
+    image.info["transparency"] = hidden * step
+    return image

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import glob
 import itertools
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sslzoo.errors import InputError
-from sslzoo.images.sources.archive import TAR, TarReader, ZipReader
-from sslzoo.images.sources.folder import FileReader, FolderReader, RemoteFolderReader
+from sslzoo.images.sources.archive import TAR, ZSTD, TarReader, ZipReader
+from sslzoo.images.sources.folder import FileReader, FolderReader, FoldersReader, RemoteFolderReader, folders
 from sslzoo.images.sources.item import Item, Reader, Summary
 from sslzoo.images.sources.location import file_system, is_url
 from sslzoo.images.sources.memory import MemoryReader
@@ -28,9 +30,9 @@ Source = Any  # a path or URL, a list of inputs, or a datasets.Dataset
 def open_source(source: Source) -> Reader:
     """The reader of a source; raises InputError at once when there is nothing of that name.
 
-    - a folder: every image below it (or, where it holds Parquet files of images at its top, those);
+    - a folder: every image below it (or, where Parquet files at its top hold the images, those);
     - a file: an image, a tar, a zip, a Parquet file, or a .txt with one path a line ("-": such a list on stdin);
-    - a pattern: `photos/**/*.jpg`, or `shards/{000..099}.tar`;
+    - a pattern: `photos/**/*.jpg`, `photos/{cat,dog}` (folders, whose names are labels), `shards/{000..099}.tar`;
     - a URL that fsspec opens (s3://, https://, memory:// …), of a folder or of any of these files;
     - in Python also a list of paths, bytes, PIL images, uint8 arrays and tensors, a `datasets.Dataset`, and a Reader.
     """
@@ -48,16 +50,17 @@ def open_source(source: Source) -> Reader:
         return _of_url(source)
     path = Path(source)
     if path.is_dir():
-        shards = sorted(path.glob("*.parquet"))
-        return _Chain([ParquetReader(shard) for shard in shards]) if holds_images(shards) else FolderReader(path)
+        return _of_folder(path)
     if path.exists():
         return _of_file(path)
-    named = expand(str(source))
-    found = [glob.glob(pattern, recursive=True) for pattern in named]
-    if any(found) and (lost := [name for name, matches in zip(named, found, strict=True) if not matches]):
+    named = expand(str(source).replace(os.sep, "/"))
+    found = [matches(pattern) for pattern in named]
+    if any(found) and (lost := [name for name, some in zip(named, found, strict=True) if not some]):
         raise InputError(f"{lost[0]} does not exist, one of {len(named)} that {source} stands for; name those that do")
-    if matches := sorted(itertools.chain.from_iterable(found)):
-        return _of_list([match for match in matches if not Path(match).is_dir()] or [Path(match) for match in matches])
+    if any(found):
+        # in the order of a folder's walk, by which --update finds rows again
+        walked = sorted(itertools.chain.from_iterable(found), key=lambda match: match.split("/"))
+        return _of_matches(walked, deep="**" in str(source))
     raise InputError(
         f"{source} does not exist; name a folder of images, an image, a tar, zip or Parquet file, or a pattern"
     )
@@ -95,14 +98,50 @@ def expand(pattern: str) -> list[str]:
     return [name for value in values for name in expand(pattern[: match.start()] + value + pattern[match.end() :])]
 
 
-def _of_file(location: str | Path, *, prefix: str = "") -> Reader:
-    name = str(location).lower()
+def matches(pattern: str) -> list[str]:
+    """What a pattern matches, as `glob` does; but through `**` each folder is entered once, whatever links lead to it."""
+    head, deep, rest = _split_deep(pattern)
+    if not deep:
+        return glob.glob(pattern)
+    bases = glob.glob(head) if head else [""]
+    below = itertools.chain.from_iterable(folders(base) for base in bases)
+    return list(dict.fromkeys(itertools.chain.from_iterable(matches(glob.escape(folder) + rest) for folder in below)))
+
+
+def _split_deep(pattern: str) -> tuple[str, str, str]:
+    """A pattern around its first `**`, which stands for any folders only as a whole part of the path; a last one for all."""
+    if not (match := re.search(r"(?:^|(?<=/))\*\*(?:/+|$)", pattern)):
+        return pattern, "", ""
+    return pattern[: match.start()], match[0], pattern[match.end() :] or ("" if match[0].endswith("/") else "*")
+
+
+def _of_matches(found: list[str], *, deep: bool) -> Reader:
+    """The files that a pattern matches, and the images in the folders that it does; not in those that `**` only went through."""
+    files = [match for match in found if not Path(match).is_dir()]
+    named = [match for match in found if Path(match).is_dir()] if not (deep and files) else []
+    readers = ([_of_list(files)] if files else []) + ([FoldersReader(named)] if named else [])
+    return readers[0] if len(readers) == 1 else _Chain(readers)
+
+
+def _of_folder(path: Path) -> Reader:
+    """The tables at the folder's top where they hold the images, or where there is no image file; else its files."""
+    tables, files = sorted(path.glob("*.parquet")), FolderReader(path)
+    if any(holds_images(table) for table in tables[:1]) or (tables and next(files.items(Summary()), None) is None):
+        return _Tables(tables, files)
+    return files
+
+
+def _of_file(location: str | Path, *, within: str = "") -> Reader:
+    """The reader of a file, which is called `within` in the ids of what it holds; a file on its own isn't in them."""
+    name, prefix = str(location).lower(), within and f"{within}/"
     if name.endswith(TAR):
         return TarReader(location, prefix)
+    if name.endswith(ZSTD):
+        raise InputError(f"{location} is compressed by zstd, which is not read here; unpack it: zstd -d {location}")
     if name.endswith(".zip"):
         return ZipReader(location, prefix)
     if name.endswith(".parquet"):
-        return ParquetReader(location)
+        return ParquetReader(location, within)
     if name.endswith(LISTS) and isinstance(location, Path):
         return _of_list(_lines(location.read_bytes()))
     return FileReader([str(location)]) if isinstance(location, str) else _NamedFile(location)
@@ -131,11 +170,22 @@ def _of_list(values: list[Any]) -> Reader:
     """A list is of images, or of archives and tables, whose members then carry the file's name before theirs."""
     if not values:
         raise InputError("the list of inputs is empty")
-    containers = (*TAR, ".zip", ".parquet")
+    containers = (*TAR, *ZSTD, ".zip", ".parquet")
     if all(isinstance(value, str | Path) and str(value).lower().endswith(containers) for value in values):
         locations = [value if isinstance(value, Path) or is_url(value) else Path(value) for value in values]
-        return _Chain([_of_file(place, prefix=f"{str(place).rsplit('/', 1)[-1]}/") for place in locations])
+        names = _short_names([str(place) for place in locations])
+        return _Chain([_of_file(place, within=name) for place, name in zip(locations, names, strict=True)])
     return MemoryReader(values)
+
+
+def _short_names(paths: list[str]) -> list[str]:
+    """The paths by their last part, or by as many of the last as tell them all apart."""
+    split_paths = [path.split("/") for path in paths]
+    for depth in range(1, max(map(len, split_paths))):
+        names = ["/".join(path[-depth:]) for path in split_paths]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return paths
 
 
 class _NamedFile(FileReader):
@@ -146,7 +196,7 @@ class _NamedFile(FileReader):
         self.name = path.name
 
     def items(self, summary: Summary) -> Iterator[Item]:
-        return (Item(self.name, item.open) for item in super().items(summary))
+        return (replace(item, id=self.name) for item in super().items(summary))
 
 
 class _Chain:
@@ -162,3 +212,16 @@ class _Chain:
 
     def items(self, summary: Summary) -> Iterator[Item]:
         return itertools.chain.from_iterable(reader.items(summary) for reader in self.readers)
+
+
+class _Tables(_Chain):
+    """The Parquet files of a folder, which stand for it; image files beside them are left out."""
+
+    def __init__(self, tables: list[Path], files: FolderReader) -> None:
+        super().__init__([ParquetReader(table) for table in tables])
+        self.files = files
+
+    def items(self, summary: Summary) -> Iterator[Item]:
+        yield from super().items(summary)
+        for _ in self.files.items(Summary()):
+            summary.count("image file beside tables")

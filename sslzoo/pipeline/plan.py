@@ -28,20 +28,24 @@ class Plan:
 def plan(source: Source, model: Any = None, *, sample: int = 48, **options: Any) -> Plan:
     """Counts the images and embeds the first `sample` of them, to tell how long the whole would take and how large it gets.
 
-    Counts are None where only reading everything would tell (a compressed tar, a remote folder).
+    Counts are None where only reading everything would tell (a compressed or remote tar, a remote folder).
     """
     portions = {
         key: options.pop(key) for key in ("batch_size", "workers", "policy", "decoder", "dtype") if key in options
     }
     job = Job(source, part_size=sample, **portions)
-    items = job.items()
+    items = list(itertools.islice(job.items(), sample + 1))
     run = open_backend(model or registry.PACKAGE_ENCODER, **{"precision": "auto", "int8": job.samples, **options})
     with Bar(job.reader, shown=False) as bar:
-        job.embed_part(itertools.islice(items, 1), run, bar)  # graphs are compiled and caches filled by the first
+        rest = iter(items)
+        for item in rest:  # graphs are compiled and caches filled by the first that can be read
+            if job.embed_part(iter([item]), run, bar).paths:
+                break
+        measured = list(rest) or items
         began = time.perf_counter()
-        part = job.embed_part(itertools.islice(items, sample), run, bar)
-    speed = len(part.inputs) / max(time.perf_counter() - began, 1e-9)
+        job.embed_part(iter(measured), run, bar)
+    speed = len(measured) / max(time.perf_counter() - began, 1e-9)
     count = job.reader.count()
     size = count and count * run.spec.dim * (2 if job.dtype == "float16" else 4)
-    seconds = count / speed if count is not None and part.inputs else None
+    seconds = count / speed if count is not None else None
     return Plan(count, size, speed, seconds, run.precision, run.engine)

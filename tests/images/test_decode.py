@@ -168,6 +168,103 @@ def test_a_grey_value_may_be_transparent_at_16_bit():
     assert np.asarray(decode(data, policy=Policy((0, 0, 0))).image)[0, :, 0].tolist() == [0, 0, 255]
 
 
+def png(bits, kind, values, *chunks):
+    """A PNG file by hand (its specification, section 11): one row of samples, packed, of a colour type."""
+    row = "".join(format(value, f"0{bits}b") for value in values)
+    data = int(row, 2).to_bytes(-(-len(row) // 8), "big")
+    width = len(values) // {0: 1, 2: 3, 4: 2, 6: 4}[kind]
+    header = struct.pack(">IIBBBBB", width, 1, bits, kind, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" + data)), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_grey_value_may_be_transparent_at_every_depth(bits):
+    top = 2**bits - 1
+    values = [top] * 8
+    values[1] = top // 2
+    for hidden in {0, top // 2, top}:
+        got = np.asarray(decode(png(bits, 0, values, (b"tRNS", struct.pack(">H", hidden)))).image)[0, :, 0].tolist()
+        assert got == [255 if v == hidden else round(v * 255 / top) for v in values], hidden
+
+
+SIXTEEN = np.array([0, 128, 129, 255, 256, 1000, 2000, 32896, 65407, 65408, 65534, 65535])
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_sixteen_bit_png_is_rounded(kind, channels):
+    colours = channels - (kind != 2)
+    values = np.stack([np.roll(SIXTEEN, i) for i in range(colours)] + [np.full(12, 65535)] * (kind != 2), 1)
+    got = np.asarray(decode(png(16, kind, values.ravel())).image)
+    expected = np.round(values[:, :colours] / 257)
+    np.testing.assert_array_equal(got[0], np.broadcast_to(expected, (12, 3)))
+
+
+def test_a_colour_may_be_transparent_at_16_bit():
+    data = png(16, 2, [1000, 2000, 3000, 1000, 2000, 3001], (b"tRNS", struct.pack(">HHH", 1000, 2000, 3000)))
+    assert np.asarray(decode(data).image)[0].tolist() == [[255, 255, 255], [4, 8, 12]]
+
+
+def tiff(array, photometric, compression=1):
+    """A TIFF file by hand (TIFF 6.0): one strip, the bytes of an unsigned array `[h, w]` or `[h, w, c]`."""
+    h, w, c = (*array.shape, 1)[:3]
+    strip = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    strip = zlib.compress(strip) if compression == 8 else strip
+    bits = 8 * array.itemsize
+    deep = (258, 3, c, bits if c == 1 else 8 + len(strip))
+    tags = [(256, 3, 1, w), (257, 3, 1, h), deep, (259, 3, 1, compression), (262, 3, 1, photometric), (273, 4, 1, 8)]
+    tags += [(277, 3, 1, c), (278, 3, 1, h), (279, 4, 1, len(strip))] + (
+        [(338, 3, 1, 2)] if c == 4 and photometric == 2 else []
+    )
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return (
+        struct.pack("<2sHI", b"II", 42, 8 + len(strip) + 2 * c) + strip + struct.pack(f"<{c}H", *[bits] * c) + directory
+    )
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize(("photometric", "channels"), [(2, 3), (2, 4), (5, 4)])
+def test_sixteen_bit_tiff_is_rounded(photometric, channels, compression):
+    values = np.stack([np.roll(SIXTEEN, i) for i in range(channels)], 1)[None].astype(np.uint16)
+    rounded = np.round(values / 257).astype(np.uint8)
+    if channels == 4 and photometric == 2:
+        values[..., 3], rounded[..., 3] = 65535, 255
+    np.testing.assert_array_equal(
+        np.asarray(decode(tiff(values, photometric, compression)).image),
+        np.asarray(decode(tiff(rounded, photometric, compression)).image),
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("compression", [1, 8])
+def test_white_is_zero_where_the_file_says_so(dtype, compression):
+    top = np.iinfo(dtype).max
+    values = np.array([[0, top // 4, top]], dtype)
+    assert np.asarray(decode(tiff(values, 1, compression)).image)[0, :, 0].tolist() == [0, 64 if top > 255 else 63, 255]
+    assert np.asarray(decode(tiff(values, 0, compression)).image)[0, :, 0].tolist() == [
+        255,
+        191 if top > 255 else 192,
+        0,
+    ]
+
+
+def test_a_truncated_file_of_16_bits_is_read_as_far_as_it_goes():
+    data = png(16, 2, [1000] * 3 * 5000)
+    with pytest.raises(ImageError):
+        decode(data[:-30])
+    result = decode(data[:-30], policy=Policy(allow_truncated=True))
+    assert result.flags == ("truncated",)
+    assert result.image.getpixel((0, 0)) in ((4, 4, 4), (0, 0, 0))
+
+
+def test_avif_of_a_general_brand_is_still_avif():
+    data = encoded(quadrants((64, 48)), "AVIF", quality=95)
+    general = data.replace(b"ftypavif", b"ftypmif1", 1)
+    assert general != data
+    np.testing.assert_array_equal(np.asarray(decode(general).image), np.asarray(decode(data).image))
+
+
 def test_cmyk_keeps_its_colours():
     inks = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # magenta and yellow make red
     for data in (encoded(inks, "TIFF"), encoded(inks, "JPEG", quality=100)):

@@ -1,15 +1,19 @@
 """Every kind of input gives the same images under the right names."""
 
+import datetime
 import functools
+import glob
 import http.server
 import io
 import os
+import pickle
 import shutil
 import sys
 import tarfile
 import threading
 import warnings
 import zipfile
+import zoneinfo
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +28,7 @@ from sslzoo.images.decode import decode
 from sslzoo.images.discover import Summary, discover, expand, open_source
 from sslzoo.images.read import read
 from sslzoo.images.sources import location
+from sslzoo.images.sources.item import OWN_COLUMNS
 
 
 def png(value):
@@ -116,6 +121,27 @@ def test_patterns_and_lists(folder, tmp_path, monkeypatch):
         discover("empty.txt")
 
 
+def test_a_pattern_enters_each_folder_once(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    patterns = ["folder/**/*.png", "./fol*/**/*.png", f"{folder}/**/[13].png", "**/folder/**/*.png", "**/a/**", "**"]
+    expected = [[path for path in sorted(glob.glob(p, recursive=True)) if os.path.isfile(path)] for p in patterns]
+    for i in range(3):  # as glob walks them, 3 to the power of 40
+        (folder / f"loop{i}").symlink_to(folder)
+    assert [[item.id for item in discover(pattern)] for pattern in patterns] == expected
+
+
+def test_folders_that_a_pattern_names_are_walked(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (folder / "b" / "of_a").symlink_to(folder / "a")
+    expected = [(f"folder/{id_}", label, red) for id_, label, red in EXPECTED]
+    for pattern in ("folder/*", "folder/{a,b}", "folder/[ab]"):
+        assert reds(discover(pattern)) == expected
+        assert open_source(pattern).count() == 3
+    shutil.copy(folder / "a" / "1.png", folder / "top.png")
+    assert reds(discover("folder/*")) == [("folder/top.png", None, 1), *expected]
+    assert reds(discover("**/a")) == expected[:2]
+
+
 def test_braces():
     assert expand("s-{008..011}.tar") == ["s-008.tar", "s-009.tar", "s-010.tar", "s-011.tar"]
     assert expand("{a,b}/{0..1}.tar") == ["a/0.tar", "a/1.tar", "b/0.tar", "b/1.tar"]
@@ -140,6 +166,36 @@ def test_further_columns_reach_the_embeddings(tmp_path):
     assert table["caption"].to_pylist() == ["x", None, "z"]
     assert table["n"].to_pylist() == [1, 2, 3]
     assert table["n"].type == pa.int64()
+
+
+def test_further_columns_of_every_kind(tmp_path):
+    noon = datetime.datetime(2024, 6, 1, 12, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))
+    columns = {
+        "image": [{"bytes": png(i), "path": None} for i in range(2)],
+        "path": ["x", "y"],
+        "width": [7, 8],
+        "width_": [9, 10],
+        "category": pa.array(["u", None]).dictionary_encode(),
+        "taken": pa.array([noon, None], pa.timestamp("ns", "Europe/Berlin")),
+        "nanoseconds": pa.array([1_000_001, None], pa.timestamp("ns")),
+        "tags": [["x"], []],
+        "price": pa.array([1, 2], pa.decimal128(5, 2)),
+    }
+    for shard in range(2):
+        pq.write_table(pa.table(columns), tmp_path / f"{shard}.parquet")
+    result = sslzoo.embed(tmp_path, "pixels-32", tmp_path / "e")
+    assert result.manifest["left_out"] == {
+        "column tags (list<element: string>)": 1,
+        "column price (decimal128(5, 2))": 1,
+    }
+    table = pq.read_table(tmp_path / "e" / "part-00000.parquet")
+    assert set(table.column_names) - {"path_", "width__", "width_", "category", "taken", "nanoseconds"} == OWN_COLUMNS
+    rows = table.to_pylist()[:2]
+    assert [row["path_"] for row in rows] == ["x", "y"]
+    assert [(row["width"], row["width__"], row["width_"]) for row in rows] == [(8, 7, 9), (8, 8, 10)]
+    assert [row["category"] for row in rows] == ["u", None]
+    assert [row["taken"] for row in rows] == [datetime.datetime(2024, 6, 1, 10), None]
+    assert [row["nanoseconds"] for row in rows] == [datetime.datetime(1970, 1, 1, 0, 0, 0, 1000), None]
 
 
 def test_memory_file_system(folder):
@@ -208,13 +264,18 @@ def test_a_mix_in_memory(folder):
 def test_hugging_face_datasets(folder):
     datasets = pytest.importorskip("datasets")
     names = datasets.ClassLabel(names=["x", "y"])
-    features = datasets.Features({"image": datasets.Image(), "label": names, "n": datasets.Value("int64")})
-    rows = {"image": [{"bytes": png(5), "path": None}, {"bytes": png(6), "path": None}], "label": [1, 0], "n": [7, 8]}
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": names, "n": datasets.Value("int8"), "tags": [datasets.Value("string")]}
+    )
+    cells = [{"bytes": png(5), "path": None}, {"bytes": png(6), "path": None}]
+    rows = {"image": cells, "label": [1, 0], "n": [7, 8], "tags": [["x"], []]}
     dataset = datasets.Dataset.from_dict(rows, features=features)
-    items = list(discover(dataset))
+    summary = Summary()
+    items = list(discover(dataset, summary))
+    assert list(summary.left_out) == ["column tags (list<item: string>)"]
     assert reds(items) == [("0", "y", 5), ("1", "x", 6)]
     assert items[0].columns == {"n": 7}
-    assert open_source(dataset).columns == {"n": "int64"}
+    assert open_source(dataset).columns == {"n": "int8"}
 
 
 def test_large_tables_are_not_held_in_memory(tmp_path):
@@ -259,16 +320,62 @@ def test_a_shard_that_breaks_off_is_a_failure_and_the_others_go_on(tmp_path):
         discover(str(tmp_path / "s-{0..2}.tar"))
 
 
-def test_links_inside_a_tar_are_counted(tmp_path):
-    with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        for name, kind in (("a.png", tarfile.REGTYPE), ("b.png", tarfile.LNKTYPE), ("c.png", tarfile.SYMTYPE)):
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "a.png"
+@pytest.mark.parametrize(("name", "mode", "hard"), [("x.tar", "w", 1), ("x.tar.gz", "w:gz", 0)])
+def test_links_inside_a_tar_are_read_or_counted(tmp_path, name, mode, hard):
+    with tarfile.open(tmp_path / name, mode) as tar:
+        for i, (kind, target) in enumerate(
+            (
+                (tarfile.REGTYPE, ""),
+                (tarfile.LNKTYPE, "0.png"),
+                (tarfile.SYMTYPE, "0.png"),
+                (tarfile.LNKTYPE, "none.png"),
+            )
+        ):
+            info = tarfile.TarInfo(f"{i}.png")
+            info.type, info.linkname = kind, target
             info.size = len(png(1)) if kind == tarfile.REGTYPE else 0
             tar.addfile(info, io.BytesIO(png(1)))
     summary = Summary()
-    assert [item.id for item in discover(tmp_path / "x.tar", summary)] == ["a.png"]
-    assert summary.left_out == {"link inside an archive": 2}
+    assert [(i, red) for i, _, red in reds(discover(tmp_path / name, summary))] == [("0.png", 1), ("1.png", 1)][
+        : 1 + hard
+    ]
+    assert summary.left_out == {"link inside an archive": 3 - hard}
+    assert open_source(tmp_path / name).count() == (2 if hard else None)
+
+
+def test_archives_of_one_name_are_told_apart(tmp_path):
+    for folder in ("p", "q"):
+        (tmp_path / folder).mkdir()
+        make_tar(tmp_path / folder / "s.tar", {"1.png": png(1)})
+        (tmp_path / folder / "1.png").write_bytes(png(2))
+        pq.write_table(pa.table({"path": ["1.png"]}), tmp_path / folder / "t.parquet")
+        pq.write_table(pa.table({"image": [{"bytes": png(3), "path": None}]}), tmp_path / folder / "u.parquet")
+    for name, id_ in (("s.tar", "s.tar/1.png"), ("t.parquet", "1.png"), ("u.parquet", "u.parquet/0")):
+        paths = [tmp_path / folder / name for folder in "pq"]
+        assert [item.id for item in discover(paths)] == [f"p/{id_}", f"q/{id_}"]
+        assert [item.id for item in discover(paths[:1])] == [id_]
+    assert pickle.loads(pickle.dumps(open_source(paths))).readers[1].name == "q/u.parquet"
+
+
+def test_what_zstd_compressed_is_named(tmp_path):
+    (tmp_path / "x.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd")
+    for source in (tmp_path / "x.tar.zst", [tmp_path / "x.tar.zst"], "memory://x.tzst"):
+        with pytest.raises(InputError, match=r"zstd, which is not read here; unpack it: zstd -d .*x\.t"):
+            open_source(source)
+
+
+def test_a_zip_of_a_version_to_come_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("1.png", png(1))
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    data[data.rfind(b"PK\1\2") + 6] = 99  # APPNOTE 4.4.3: the version needed to extract, times ten
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.zip can't be read as a zip file \(zip file version 9\.9"):
+        list(discover(tmp_path / "x.zip"))
+    make_tar(tmp_path / "y.tar", {"1.png": png(1)})
+    both = open_source([tmp_path / "x.zip", tmp_path / "y.tar"])
+    assert failures(both.items(Summary())).keys() == {"x.zip"}
+    assert both.count() == 2
 
 
 def test_members_of_a_zip_that_cannot_be_read_are_failures(tmp_path):
@@ -335,11 +442,44 @@ def test_a_damaged_table_is_read_up_to_the_damage(tmp_path):
     assert "from here on" in reason
 
 
+def test_damaged_text_in_a_table_is_a_failure(tmp_path):
+    cells = [{"bytes": png(i), "path": None} for i in range(3)]
+    pq.write_table(pa.table({"image": cells, "title": ["title"] * 3}), tmp_path / "t.parquet", use_dictionary=False)
+    data = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(
+        data.replace(b"title", b"\xff\xff\xff\xff\xff", 1).replace(b"\5\0\0\0title", b"\5\0\0\7title")
+    )
+    [(name, reason)] = failures(discover(tmp_path / "t.parquet")).items()
+    assert (name, "from here on" in reason) == ("t.parquet/0", True)
+
+
 def test_a_folder_of_images_may_hold_a_table_of_something_else(folder):
     pq.write_table(pa.table({"x": [1]}), folder / "notes.parquet")
     assert reds(discover(folder)) == EXPECTED
-    pq.write_table(pa.table({"path": pa.array(["a/1.png"], pa.large_string())}), folder / "notes.parquet")
-    assert reds(discover(folder)) == [("a/1.png", None, 1)]
+    notes = pa.table({"file_name": pa.array(["a/1.png"], pa.large_string()), "hash": [b"x"]})
+    pq.write_table(notes, folder / "notes.parquet")
+    summary = Summary()
+    assert reds(discover(folder, summary)) == EXPECTED
+    assert summary.left_out["not an image's extension"] == 2  # the table and a text
+    (folder / "notes.parquet").write_bytes(b"damaged")
+    assert reds(discover(folder)) == EXPECTED
+
+
+def test_a_folder_of_tables_may_hold_an_image_beside_them(folder):
+    pq.write_table(pa.table({"image": [{"bytes": png(7), "path": None}]}), folder / "t.parquet")
+    summary = Summary()
+    assert reds(discover(folder, summary)) == [("t.parquet/0", None, 7)]
+    assert summary.left_out == {"image file beside tables": 3}
+
+
+def test_a_folder_of_tables_alone_may_name_its_images(folder, tmp_path):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    pq.write_table(pa.table({"path": [str(folder / "a" / "1.png")]}), alone / "t.parquet")
+    assert [red for _, _, red in reds(discover(alone))] == [1]
+    (alone / "t.parquet").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="not a Parquet file that can be read"):
+        discover(alone)
 
 
 def test_links_to_themselves_are_failures(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import tarfile
 import zipfile
@@ -15,36 +16,41 @@ from sslzoo.errors import ImageError, InputError
 from sslzoo.images.sources.item import Item, Summary, is_hidden, is_image_name
 from sslzoo.images.sources.location import check_bytes, opener
 
-TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ZSTD = (".tar.zst", ".tzst")  # which Python reads from 3.14 on
 
 
 class TarReader:
     """The images of a tar file in its order. In a WebDataset shard, `KEY.cls` beside `KEY.jpg` is the label.
 
     Members of an uncompressed local file are read by their position, so that a resumed run skips what it has without
-    reading it; a compressed or remote one is read from front to back.
+    reading it; a compressed or remote one is read from front to back, and so can't go back to what a hard link stands for.
     """
 
     columns: Mapping[str, str] = {}
 
     def __init__(self, location: str | Path, prefix: str = "") -> None:
         self.location, self.prefix, self.open = location, prefix, opener(location)
+        self.direct = isinstance(location, Path) and location.suffix == ".tar"
 
     def count(self) -> int | None:
-        """Not known before the file is read."""
-        return None
+        """From the headers; not known of a file that would have to be read whole."""
+        return sum(1 for _ in self.items(Summary())) if self.direct else None
 
     def items(self, summary: Summary) -> Iterator[Item]:
         """The images in the file's order."""
-        direct = isinstance(self.location, Path) and self.location.suffix == ".tar"
+        linked: dict[str, tarfile.TarInfo] | None = None
         group: list[Item] = []
         key, label, some = "", None, False
         try:
-            with self.open() as file, tarfile.open(fileobj=file, mode="r:" if direct else "r|*") as tar:
-                while (member := tar.next()) is not None:
-                    tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
+            with self.open() as file, tarfile.open(fileobj=file, mode="r:" if self.direct else "r|*") as tar:
+                for member in _members(tar):
                     some = True
-                    if not member.isfile():
+                    contents: tarfile.TarInfo | None = member
+                    if member.islnk() and self.direct:
+                        linked = self._linked() if linked is None else linked
+                        contents = linked.get(member.linkname)
+                    if contents is None or not contents.isfile():
                         if not member.isdir():
                             summary.count("link inside an archive")
                         continue
@@ -53,13 +59,13 @@ class TarReader:
                         yield from _labelled(group, label)
                         group, key, label = [], present, None
                     if member.name.endswith(".cls"):
-                        label = (tar.extractfile(member) or _EMPTY).read().decode("utf-8", "replace").strip()
+                        label = (tar.extractfile(contents) or _EMPTY).read().decode("utf-8", "replace").strip()
                     elif is_hidden(member.name):
                         summary.count("hidden")
                     elif not is_image_name(name):
                         summary.count("not an image's extension")
                     else:
-                        group.append(Item(self.prefix + member.name, self._opening(tar, member, direct=direct)))
+                        group.append(Item(self.prefix + member.name, self._opening(tar, contents)))
                 yield from _labelled(group, label)
         except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             if not some and not self.prefix:
@@ -67,8 +73,19 @@ class TarReader:
             yield from _labelled(group, label)
             yield _broken(self, f"the archive can't be read further: {error}")
 
-    def _opening(self, tar: tarfile.TarFile, member: tarfile.TarInfo, *, direct: bool) -> Callable[[], bytes]:
-        if direct and not member.issparse():
+    def _linked(self) -> dict[str, tarfile.TarInfo]:
+        """The files that hard links stand for, by name: two more walks over the headers, so that no others are held."""
+        found: dict[str, tarfile.TarInfo] = {}
+        with contextlib.suppress(tarfile.TarError, OSError), self.open() as file:  # what breaks is said by who reads it
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                names = {member.linkname for member in _members(tar) if member.islnk()}
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                found |= ((member.name, member) for member in _members(tar) if member.name in names and member.isfile())
+        return found
+
+    def _opening(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
+        if self.direct and not member.issparse():
             return partial(_read_at, self.open, member.offset_data, member.size)  # holds nothing of the tar itself
         try:
             check_bytes(member.size)
@@ -76,6 +93,12 @@ class TarReader:
             return partial(_fail, error.reason)
         data = (tar.extractfile(member) or _EMPTY).read()
         return lambda: data
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
+        yield member
 
 
 class _Empty:
@@ -129,7 +152,7 @@ class ZipReader:
 
     def count(self) -> int | None:
         """From the zip's table of contents."""
-        return sum(1 for _ in self._members(self._archive(), Summary()))
+        return sum(1 for _ in self.items(Summary()))
 
     def items(self, summary: Summary) -> Iterator[Item]:
         """The images in the order of the table of contents."""
@@ -147,7 +170,7 @@ class ZipReader:
     def _archive(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self.location if isinstance(self.location, Path) else opener(self.location)())
-        except (zipfile.BadZipFile, OSError) as error:
+        except Exception as error:  # a damaged table of contents can raise anything
             raise InputError(f"{self.location} can't be read as a zip file ({error}); is it whole?") from None
 
 

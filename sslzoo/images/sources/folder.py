@@ -8,7 +8,9 @@ from pathlib import Path
 from stat import S_ISREG
 
 from sslzoo.images.sources.item import Item, Summary, is_hidden, is_image_name
-from sslzoo.images.sources.location import contents, file_system, is_url
+from sslzoo.images.sources.location import contents, file_system, is_url, stamp, stamp_of
+
+Seen = set[tuple[int, int]]  # device and inode of what was reached
 
 
 class FolderReader:
@@ -25,15 +27,53 @@ class FolderReader:
 
     def items(self, summary: Summary) -> Iterator[Item]:
         """The images in order."""
-        for relative, stat in _walk(str(self.root), summary):
+        for relative, stat in _walk(str(self.root), summary, set()):
             label = relative.partition("/")[0] if "/" in relative else None
-            stamp = (stat.st_size, stat.st_mtime_ns) if stat else None
-            yield Item(relative, contents(os.path.join(self.root, relative)), label, stamp=stamp)
+            yield Item(relative, contents(os.path.join(self.root, relative)), label, stamp=stamp(stat))
 
 
-def _walk(root: str, summary: Summary) -> Iterator[tuple[str, os.stat_result | None]]:
+class FoldersReader:
+    """The images of several folders under the names that were given; the label is that of the folder.
+
+    What is reached from two of them, through links or because one lies in the other, is read once.
+    """
+
+    columns: Mapping[str, str] = {}
+
+    def __init__(self, roots: list[str]) -> None:
+        self.roots = roots
+
+    def count(self) -> int | None:
+        """A second walk."""
+        return sum(1 for _ in self.items(Summary()))
+
+    def items(self, summary: Summary) -> Iterator[Item]:
+        """The images in order."""
+        seen: Seen = set()
+        for root in self.roots:
+            label = os.path.basename(root.rstrip("/"))
+            for relative, stat in _walk(root, summary, seen):
+                path = os.path.join(root, relative)
+                yield Item(path, contents(path), label, stamp=stamp(stat))
+
+
+def folders(root: str) -> Iterator[str]:
+    """`root` ("" or with a / at its end) and every folder below it that is not hidden, each once, in the walk's order."""
+    seen: Seen = set()
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        stat = _stat(folder or ".")
+        if stat is not None and (stat.st_dev, stat.st_ino) not in seen:
+            yield folder
+            entries = list(_listing(folder or ".", seen, Summary()))
+            waiting += [
+                f"{folder}{name}/" for name, is_folder, _ in reversed(entries) if is_folder and not name.startswith(".")
+            ]
+
+
+def _walk(root: str, summary: Summary, seen: Seen) -> Iterator[tuple[str, os.stat_result | None]]:
     """The images below `root`: paths relative to it, and what the file system says of each (nothing of a broken link)."""
-    seen: set[tuple[int, int]] = set()
     open_folders = [("", _listing(root, seen, summary))]
     while open_folders:
         prefix, entries = open_folders[-1]
@@ -60,7 +100,7 @@ def _walk(root: str, summary: Summary) -> Iterator[tuple[str, os.stat_result | N
                 yield prefix + name, stat
 
 
-def _listing(folder: str, seen: set[tuple[int, int]], summary: Summary) -> Iterator[tuple[str, bool, bool]]:
+def _listing(folder: str, seen: Seen, summary: Summary) -> Iterator[tuple[str, bool, bool]]:
     """The entries of a folder that wasn't seen before, sorted: name, whether a folder, whether a link."""
     names: list[str] = []
     folders, links = set(), set()  # apart from the names, since a folder may hold millions of files
@@ -147,4 +187,4 @@ class FileReader:
         """One each, in the order given."""
         for path in self.paths:
             id_ = path.rsplit("/", 1)[-1] if len(self.paths) == 1 and is_url(path) else path
-            yield Item(id_, contents(path))
+            yield Item(id_, contents(path), stamp=stamp_of(path))

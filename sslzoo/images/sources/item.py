@@ -13,6 +13,9 @@ EXTENSIONS = frozenset(
     ".psd .qoi .dds .pcx .sgi .jp2 .j2k .jpx .jpf .avif .avifs .heic .heif .svg .eps .wmf .emf".split()
 )
 
+#: the columns that an embeddings folder has of its own; one of a table that is called so gets a "_" behind its name
+OWN_COLUMNS = frozenset({"path", "embedding", "width", "height", "flags", "label", "bytes", "mtime_ns"})
+
 Opened = bytes | BinaryIO | Image.Image
 
 
@@ -39,6 +42,10 @@ class Summary:
     def count(self, reason: str) -> None:
         """One more."""
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+    def note(self, reason: str) -> None:
+        """One, however often it is said: what every shard of a table has."""
+        self.left_out[reason] = 1
 
 
 class Reader(Protocol):

@@ -44,6 +44,21 @@ def contents(location: str | Path) -> Callable[[], bytes]:
     return read
 
 
+def stamp(facts: os.stat_result | None) -> tuple[int, int]:
+    """What tells whether a file is still the same: its bytes and its mtime in ns; zeros for one that isn't there."""
+    return (facts.st_size, facts.st_mtime_ns) if facts else (0, 0)
+
+
+def stamp_of(path: str | Path) -> tuple[int, int] | None:
+    """The stamp of a local file; none of a URL's."""
+    if is_url(str(path)):
+        return None
+    try:
+        return stamp(os.stat(path))
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return stamp(None)
+
+
 def check_bytes(size: int) -> None:
     """Raises ImageError for a file of more bytes than any image has."""
     if size > FILE_LIMIT:

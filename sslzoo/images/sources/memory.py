@@ -11,7 +11,7 @@ from PIL import Image
 
 from sslzoo.errors import InputError
 from sslzoo.images.sources.item import Item, Opened, Summary
-from sslzoo.images.sources.location import contents
+from sslzoo.images.sources.location import contents, stamp_of
 
 
 class MemoryReader:
@@ -37,7 +37,7 @@ def as_item(value: Any, position: int) -> Item:
     Arrays and tensors are uint8 `[height, width]`, `[height, width, 1, 3 or 4]`, tensors also channels first.
     """
     if isinstance(value, str | Path):
-        return Item(str(value), contents(value))
+        return Item(str(value), contents(value), stamp=stamp_of(value))
     name = f"input {position}"
     if hasattr(value, "detach"):  # a torch tensor, told without importing torch
         value = value.detach().cpu().numpy()

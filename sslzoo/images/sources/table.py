@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslzoo.errors import ImageError, InputError
-from sslzoo.images.sources.item import Item, Opened, Summary
+from sslzoo.images.sources.item import OWN_COLUMNS, Item, Opened, Summary
 from sslzoo.images.sources.location import contents, is_url, opener
 
 if TYPE_CHECKING:
@@ -17,20 +18,20 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 IMAGE_NAMES = ("image", "img", "jpg", "png", "webp", "picture", "photo")
-PLAIN = ("string", "bool", "int32", "int64", "float32", "float64")
 PATH_NAMES = ("path", "file", "filepath", "file_name", "image_path", "filename")
 
 
 class ParquetReader:
     """The rows of one Parquet file. The image column is a struct of bytes and path, plain bytes, or paths of files.
 
-    A `label` column of class numbers becomes class names where the file knows them. Other columns of plain values are
-    passed on. Ids are FILE/ROW, or the paths themselves.
+    A `label` column of class numbers becomes class names where the file knows them. Other columns are passed on as far as
+    Columns takes them. Ids are NAME/ROW with the file's name, or one that tells it from others; or the paths themselves,
+    after the folders of that name.
     """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, name: str = "") -> None:
         self.location = location
-        self.name = str(location).rsplit("/", 1)[-1]
+        self.name = name or str(location).rsplit("/", 1)[-1]
         try:
             with self._open() as file:  # a folder may hold more tables than files may be open at once
                 self.metadata, schema = file.metadata, file.schema_arrow
@@ -38,16 +39,17 @@ class ParquetReader:
             raise InputError(f"{location} is not a Parquet file that can be read ({error})") from None
         self.image, self.by_path = _image_column(schema, str(location))
         self.class_names = _class_names(schema.metadata or {})
-        self.columns: Mapping[str, str] = _plain_columns(schema, {self.image, "label"})
-        self.wanted = [name for name in schema.names if name in (self.image, "label") or name in self.columns]
+        self.others = Columns(schema, {self.image, "label"})
+        self.columns: Mapping[str, str] = self.others.kinds
+        self.wanted = [name for name in schema.names if name in (self.image, "label") or name in self.others.names]
 
     def _open(self) -> pq.ParquetFile:
         import pyarrow.parquet as pq
 
         return pq.ParquetFile(opener(self.location)() if is_url(str(self.location)) else self.location)
 
-    def __reduce__(self) -> tuple[type[ParquetReader], tuple[str | Path]]:
-        return ParquetReader, (self.location,)  # in another process the file is opened anew
+    def __reduce__(self) -> tuple[type[ParquetReader], tuple[str | Path, str]]:
+        return ParquetReader, (self.location, self.name)  # in another process the file is opened anew
 
     def count(self) -> int | None:
         """From the file's metadata."""
@@ -56,11 +58,13 @@ class ParquetReader:
     def items(self, summary: Summary) -> Iterator[Item]:
         """One item a row, in order; the pixels of at most 64 rows are held at a time."""
         row = -1
+        self.others.tell(summary)
         try:
             with self._open() as file:
-                for row, values in enumerate(self._rows(file.iter_batches(64, columns=self.wanted))):
+                batches = file.iter_batches(64, columns=self.wanted)
+                for row, values in enumerate(itertools.chain.from_iterable(map(self._rows, batches))):
                     yield self._item(row, values)
-        except OSError as error:  # Arrow's for damaged data
+        except Exception as error:  # damaged data: Arrow raises several kinds, Python one for text that isn't UTF-8
             yield Item(f"{self.name}/{row + 1}", _Unreadable(f"the table can't be read from here on: {error}"))
 
     @property
@@ -72,7 +76,7 @@ class ParquetReader:
         """The items of one row group, with their pixels as bytes."""
         first = sum(self.groups[:number])
         with self._open() as file:
-            rows = file.read_row_group(number, columns=self.wanted).to_pylist()
+            rows = self._rows(file.read_row_group(number, columns=self.wanted))
         return [self._item(first + row, values) for row, values in enumerate(rows)]
 
     def labels(self) -> list[str | int | None]:
@@ -82,15 +86,19 @@ class ParquetReader:
         with self._open() as file:
             return [self._label(label) for label in file.read(columns=["label"])["label"].to_pylist()]
 
-    @staticmethod
-    def _rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        for batch in batches:
-            yield from batch.to_pylist()
+    def _rows(self, batch: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
+        for position, field in enumerate(batch.schema):
+            if (kind := self.others.read_as.get(field.name, field.type)) != field.type:
+                batch = batch.set_column(position, field.name, batch.column(position).cast(kind, safe=False))
+        return batch.to_pylist()  # type: ignore[no-any-return]
 
     def _item(self, row: int, values: dict[str, Any]) -> Item:
         cell, label = values.pop(self.image), self._label(values.pop("label", None))
-        id_ = cell if self.by_path and isinstance(cell, str) else f"{self.name}/{row}"
-        return Item(id_, _opening(cell, self.location), label, values)
+        id_ = f"{self.name}/{row}"
+        if self.by_path and isinstance(cell, str):
+            fixed = is_url(cell) or Path(cell).is_absolute()
+            id_ = cell if fixed else self.name[: self.name.rfind("/") + 1] + cell
+        return Item(id_, _opening(cell, self.location), label, self.others.of(values))
 
     def _label(self, label: Any) -> Any:
         known = isinstance(label, int) and 0 <= label < len(self.class_names)
@@ -113,9 +121,8 @@ class DatasetReader:
         self.image = images[0]
         self.class_names = getattr(features.get("label"), "names", None) or []
         self.dataset = dataset.cast_column(self.image, datasets.Image(decode=False))
-        others = {name: feature for name, feature in features.items() if name not in (self.image, "label")}
-        kinds = {name: str(getattr(feature, "dtype", "")) for name, feature in others.items()}
-        self.columns: Mapping[str, str] = {name: kind for name, kind in kinds.items() if kind in PLAIN}
+        self.others = Columns(dataset.features.arrow_schema, {self.image, "label"})
+        self.columns: Mapping[str, str] = self.others.kinds
 
     def count(self) -> int | None:
         """The dataset's length, where it has one."""
@@ -123,13 +130,12 @@ class DatasetReader:
 
     def items(self, summary: Summary) -> Iterator[Item]:
         """One item a row, in order."""
+        self.others.tell(summary)
         for row, values in enumerate(self.dataset):
             label = values.get("label")
             if isinstance(label, int) and 0 <= label < len(self.class_names):
                 label = self.class_names[label]
-            yield Item(
-                str(row), _opening(values[self.image], Path()), label, {name: values[name] for name in self.columns}
-            )
+            yield Item(str(row), _opening(values[self.image], Path()), label, self.others.of(values))
 
 
 @dataclass(frozen=True)
@@ -140,32 +146,35 @@ class _Unreadable:
         raise ImageError(self.reason)
 
 
-def holds_images(files: Sequence[Path]) -> bool:
-    """Whether these Parquet files are shards of images: there is one, and the first has a column for them."""
+def holds_images(file: Path) -> bool:
+    """Whether a Parquet file holds images themselves: a struct with their bytes, or bytes under an image's name.
+
+    Paths don't count, nor bytes of any other name: a table of facts about images has those too. Nor does a damaged file.
+    """
     import pyarrow.parquet as pq
 
-    if not files:
-        return False
     try:
-        _image_column(pq.read_schema(files[0]), str(files[0]))
-    except InputError:
+        schema = pq.read_schema(file)
+    except Exception:  # Arrow raises several kinds
         return False
-    except Exception:
-        return True  # damaged: whoever reads it will say so
-    return True
+    kinds = {field.name: field.type for field in schema}
+    return any(_holds_bytes(kind) and (name in IMAGE_NAMES or kind.num_fields) for name, kind in kinds.items())
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _image_column(schema: pa.Schema, location: str) -> tuple[str, bool]:
     import pyarrow as pa
 
-    def holds_bytes(kind: pa.DataType) -> bool:
-        if pa.types.is_struct(kind):
-            return bool(kind.get_field_index("bytes") >= 0)
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
     named = sorted(schema.names, key=lambda name: (name not in IMAGE_NAMES, schema.get_field_index(name)))
     for name in named:
-        if holds_bytes(schema.field(name).type):
+        if _holds_bytes(schema.field(name).type):
             return name, False
     for name in PATH_NAMES + IMAGE_NAMES:
         if name in schema.names and schema.field(name).type in (pa.string(), pa.large_string()):
@@ -176,19 +185,47 @@ def _image_column(schema: pa.Schema, location: str) -> tuple[str, bool]:
     )
 
 
-def _plain_columns(schema: pa.Schema, without: set[str]) -> dict[str, str]:
-    import pyarrow as pa
+class Columns:
+    """The further columns of a table that go into the embeddings: all that Arrow has a plain name for.
 
-    columns = {}
-    for field in schema:
-        if field.name in without:
-            continue
-        try:
-            pa.type_for_alias(str(field.type))
-        except ValueError:
-            continue  # nested columns stay behind
-        columns[field.name] = str(field.type)
-    return columns
+    Categories become their values, times are kept to the microsecond (where they have a zone, in UTC), and a name that
+    the embeddings use themselves gets a "_" behind it. `names` are new names by the table's, `kinds` Arrow's types by new
+    names, `read_as` the types to cast to by the table's names.
+    """
+
+    def __init__(self, schema: pa.Schema, without: set[str]) -> None:
+        import pyarrow as pa
+
+        self.names: dict[str, str] = {}
+        self.kinds: dict[str, str] = {}
+        self.read_as: dict[str, pa.DataType] = {}
+        self.dropped: list[str] = []
+        for field in schema:
+            if field.name in without:
+                continue
+            kind = stored = field.type
+            if pa.types.is_dictionary(kind):
+                kind = stored = kind.value_type
+            if pa.types.is_timestamp(kind):  # Python's own times have neither nanoseconds nor, everywhere, the zones
+                kind, stored = pa.timestamp("us", kind.tz and "UTC"), pa.timestamp("us")
+            try:
+                pa.type_for_alias(str(stored))
+            except ValueError:
+                self.dropped.append(f"column {field.name} ({field.type})")
+                continue
+            name = field.name
+            while name in OWN_COLUMNS or (name != field.name and name in schema.names):
+                name += "_"
+            self.names[field.name], self.kinds[name], self.read_as[field.name] = name, str(stored), kind
+
+    def of(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A row's values under their new names."""
+        return {new: values[name] for name, new in self.names.items()}
+
+    def tell(self, summary: Summary) -> None:
+        """Says what is left out."""
+        for column in self.dropped:
+            summary.note(column)
 
 
 def _opening(cell: Any, location: str | Path) -> Callable[[], Opened]:
