@@ -240,7 +240,9 @@ def test_convert_then_use(run, tmp_path):
         "module.predictor.0.weight": torch.ones(1)
     }
     torch.save({"epoch": 100, "state_dict": state}, "mine.pth.tar")
-    code, out, err = run("convert", "mine.pth.tar", "-o", "m", "--source", "my cluster", "--license", "mit")
+    code, _, err = run("convert", "mine.pth.tar", "-o", "m", "--license", "CC BY-NC 4.0")
+    assert code == 1 and "did you mean cc-by-nc-4.0?" in err and not (tmp_path / "m").exists()
+    code, out, err = run("convert", "mine.pth.tar", "-o", "m", "--source", "my cluster", "--license", "MIT")
     assert (code, out) == (0, "m: simsiam-r18.mine, a resnet18; format simsiam\n")
     assert "dropped 3 entries" in err
     code, out, _ = run("show", "m", "--json")

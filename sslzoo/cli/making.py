@@ -27,7 +27,10 @@ def convert(
     ] = "auto",
     name: Annotated[str, typer.Option(help="The encoder's name; by default from format and file.")] = "",
     source: Annotated[str, typer.Option(help="Where the file comes from, for the record.")] = "",
-    license: Annotated[str, typer.Option(help="License of the weights, for the record; push needs one.")] = "",
+    license: Annotated[
+        str,
+        typer.Option(help="License of the weights by its id on the Hub, such as cc-by-nc-4.0; push needs one."),
+    ] = "",
     prefix: Annotated[
         str,
         typer.Option(metavar="PREFIX", help="The encoder's entries start so, as in 'teacher.'; leave out all others."),
@@ -47,6 +50,7 @@ def convert(
 
     if output.exists():
         raise OutputExists(f"{output} already exists; remove it or choose another -o")
+    license = hub.license_id(license)
     known = registry.of_checkpoint(file) if file.is_file() else None
     if known is not None and license and license != known.license:
         raise InputError(

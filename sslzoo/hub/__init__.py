@@ -35,6 +35,7 @@ from sslzoo.hub.folder import (
     write,
     write_texts,
 )
+from sslzoo.hub.licenses import license_id
 from sslzoo.hub.repository import HUB_PREFIX, push, push_space
 from sslzoo.spec import EncoderSpec
 from sslzoo.user_cache import keep, user_cache
@@ -54,6 +55,7 @@ __all__ = [
     "example",
     "fetch",
     "is_cached",
+    "license_id",
     "metadata",
     "pinned_url",
     "push",

@@ -11,6 +11,7 @@ from pathlib import Path
 from sslzoo.errors import InputError, WeightsError
 from sslzoo.hub.card import HERE
 from sslzoo.hub.folder import CARD, CONFIG, read_config, read_weights
+from sslzoo.hub.licenses import NOT_STATED
 
 HUB_PREFIX = "hf-hub:"
 # What a repository of ours holds besides its card and config: weights, results, pictures, the record of the run.
@@ -62,7 +63,7 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
     from huggingface_hub import CommitOperationAdd, HfApi
 
     spec = read_config(folder)
-    if spec.license.lower() in ("", "not stated", "unknown"):
+    if spec.license.lower() in NOT_STATED:
         raise InputError(f"{folder} states no license; write one into {folder / CONFIG} and its card, then push again")
     if not (folder / CARD).is_file():
         raise InputError(f"{folder} has no {CARD}, the card that states license and data; write one beside {CONFIG}")
