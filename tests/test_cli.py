@@ -312,6 +312,7 @@ def test_listing_the_zoo(run):
     assert "md5:a04e12f8b0e44fdcac1fb4e06f33727b" in out
     assert "linear head none was published" in out
     _, out, _ = run("show", "swav-r50")
+    assert "not this file, but its format: weights" in out and "or of a sibling" in out
     assert "swav_800ep_eval_linear.pth.tar" in out
 
 
