@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sslzoo import architectures
 from sslzoo.errors import WeightsError
-from sslzoo.hub import cache, folder, repository
+from sslzoo.hub import cache, folder, licenses, repository
 from sslzoo.hub.cache import CONVERSION, pinned_url
 from sslzoo.hub.card import HERE, card, example, metadata
 from sslzoo.hub.folder import (
@@ -82,6 +82,8 @@ def fetch(spec: EncoderSpec) -> Path:
     causes = []
     for source in spec.sources:
         try:
+            if source.startswith(HUB_PREFIX) and not repository.is_downloaded(source):
+                licenses.tell(spec)
             found = _folder(source)
         except WeightsError as error:
             causes.append(str(error))

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from filelock import FileLock
 
 from sslzoo.errors import SslzooError, WeightsError
 from sslzoo.hub import folder as model_folder
+from sslzoo.hub import licenses
 from sslzoo.hub.card import card
 from sslzoo.hub.download import download
 from sslzoo.hub.repository import commit_of
@@ -146,8 +146,7 @@ def _first(spec: EncoderSpec) -> tuple[Checkpoint, Path, Converted]:
     """
     from sslzoo.convert import convert
 
-    if not spec.permissive:
-        print(f"{spec.name}: license {spec.license}. {spec.license_note}".rstrip(), file=sys.stderr)
+    licenses.tell(spec)
     causes = []
     for checkpoint in spec.checkpoints:
         try:

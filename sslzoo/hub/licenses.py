@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 
 from sslzoo.errors import InputError
+from sslzoo.spec import EncoderSpec
 
 NOT_STATED = ("", "not stated", "unknown")  # what `push` refuses
 LICENSES = frozenset(
@@ -20,6 +22,12 @@ LICENSES = frozenset(
     ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unlicense wtfpl zlib
     """.split()
 )
+
+
+def tell(spec: EncoderSpec) -> None:
+    """Names a license that restricts the use of the weights, on stderr: said when they are first downloaded."""
+    if not spec.permissive:
+        print(f"{spec.name}: license {spec.license or 'not stated'}. {spec.license_note}".rstrip(), file=sys.stderr)
 
 
 def license_id(text: str) -> str:
