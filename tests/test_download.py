@@ -200,6 +200,7 @@ def test_other_weights_than_the_pinned_are_refused(checkpoint):
     with serving(file_server({"/c.pth.tar": checkpoint[1]})) as url:
         with pytest.raises(WeightsError, match="other weights"):
             hub.fetch(spec_of(f"{url}/c.pth.tar", sha256="0" * 64))
+        assert names(cache.home() / "pins") == []
         first = hub.read_config(hub.fetch(spec_of(f"{url}/c.pth.tar"))).sha256
         shutil.rmtree(cache.home())
         assert hub.read_config(hub.fetch(spec_of(f"{url}/c.pth.tar", sha256=first))).sha256 == first

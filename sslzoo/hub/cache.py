@@ -83,6 +83,9 @@ def converted(spec: EncoderSpec) -> Path:
         if spec.sha256 and written.sha256 != spec.sha256:
             shutil.rmtree(target)
             raise WeightsError(f"{checkpoint.url} gives other weights than {spec.name}'s; see: sslzoo show {spec.name}")
+        # only now: what isn't the checkpoint, such as a login page in its place, must leave no pin
+        _pin(_file_pin(checkpoint.url), model_folder.sha256(file), checkpoint.url)
+        _pin(_weights_pin(spec), model_folder.digest(made.tensors), checkpoint.url)
         facts = {"format": made.format, "dropped": made.dropped}
         (target / CONVERSION).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         file.unlink()
@@ -141,8 +144,7 @@ def _get(checkpoint: Checkpoint) -> Path:
 def _first(spec: EncoderSpec) -> tuple[Checkpoint, Path, Converted]:
     """The first checkpoint that can be had and converted, its file, and what it holds.
 
-    File and weights are pinned once the file has proved to be the checkpoint: a login page that came in its place leaves
-    nothing. A mirror must hold the weights of the first use, which an address alone doesn't tell. Raises Changed for others.
+    A mirror must hold the weights of the first use, which an address alone doesn't tell. Raises Changed for others.
     """
     from sslzoo.convert import convert
 
@@ -158,17 +160,14 @@ def _first(spec: EncoderSpec) -> tuple[Checkpoint, Path, Converted]:
             continue
         try:
             made = convert(path, format=checkpoint.format, spec=spec, drop=checkpoint.drop)
-            weights = model_folder.digest(made.tensors)
             if not spec.sha256:  # what the zoo pins is compared once it is written
-                _compare(_weights_pin(spec), weights, checkpoint.url)
+                _compare(_weights_pin(spec), model_folder.digest(made.tensors), checkpoint.url)
         except SslzooError as error:
             path.unlink()
             if isinstance(error, Changed):
                 raise
             causes.append(f"{checkpoint.url}: {error}")
             continue
-        _pin(_file_pin(checkpoint.url), model_folder.sha256(path), checkpoint.url)
-        _pin(_weights_pin(spec), weights, checkpoint.url)
         return checkpoint, path, made
     raise WeightsError(f"no weights of {spec.name} could be had: {'; '.join(causes)}")
 
