@@ -177,7 +177,8 @@ class EncoderSpec(Record):
     `model.safetensors`; `head` is the authors' linear classifier, where one was published.
     `license` covers the weights, the stricter one where two statements contradict each other (`license_note` has both);
     `data_terms` says under which terms their training pictures stand. `default` marks the tag that answers to the bare
-    name. `verified` is "none", "format" (the conversion was proven with the authors' code), or "online" (with the file).
+    name. `verified` is "none", "format" (the conversion was proven with the authors' code, on this network or a sibling
+    in another size), or "online" (with the file itself).
     """
 
     name: str

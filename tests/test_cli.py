@@ -252,7 +252,9 @@ def test_convert_then_use(run, tmp_path):
         "module.predictor.0.weight": torch.ones(1)
     }
     torch.save({"epoch": 100, "state_dict": state}, "mine.pth.tar")
-    code, out, err = run("convert", "mine.pth.tar", "-o", "m", "--source", "my cluster", "--license", "mit")
+    code, _, err = run("convert", "mine.pth.tar", "-o", "m", "--license", "CC BY-NC 4.0")
+    assert code == 1 and "did you mean cc-by-nc-4.0?" in err and not (tmp_path / "m").exists()
+    code, out, err = run("convert", "mine.pth.tar", "-o", "m", "--source", "my cluster", "--license", "MIT")
     assert (code, out) == (0, "m: simsiam-r18.mine, a resnet18; format simsiam\n")
     assert "dropped 3 entries" in err
     code, out, _ = run("show", "m", "--json")
@@ -322,6 +324,7 @@ def test_listing_the_zoo(run):
     assert "md5:a04e12f8b0e44fdcac1fb4e06f33727b" in out
     assert "linear head none was published" in out
     _, out, _ = run("show", "swav-r50")
+    assert "not this file, but its format: weights" in out and "or of a sibling" in out
     assert "swav_800ep_eval_linear.pth.tar" in out
 
 

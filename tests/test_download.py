@@ -1,6 +1,7 @@
 """Downloads against a server that misbehaves: nothing half-written, nothing exchanged, and as little twice as possible."""
 
 import hashlib
+import io
 import json
 import shutil
 import threading
@@ -153,10 +154,53 @@ def test_a_file_that_was_exchanged_after_its_first_use_is_refused(checkpoint, mo
         assert not hub.is_cached(spec)
 
 
+def other_weights():
+    """The bytes of another network's checkpoint."""
+    torch.manual_seed(1)
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    file = io.BytesIO()
+    torch.save({"state_dict": {f"module.encoder_q.{k}": v for k, v in state.items()}}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("first", ["gone", "changed"])
+def test_a_mirror_does_not_stand_in_for_what_was_pinned(first, checkpoint):
+    files = {"/c.pth.tar": checkpoint[1], "/mirror.pth.tar": other_weights()}
+    with serving(file_server(files)) as url:
+        spec = spec_of(f"{url}/c.pth.tar", f"{url}/mirror.pth.tar")
+        right = hub.read_config(hub.fetch(spec)).sha256
+        shutil.rmtree(cache.home() / "models")
+        files["/c.pth.tar"] += b"\0"
+        if first == "gone":
+            del files["/c.pth.tar"]
+        with pytest.raises(WeightsError, match=r"has changed since it was first used.*delete .*pins"):
+            hub.fetch(spec)
+        assert not hub.is_cached(spec)
+        assert names(cache.home() / "downloads") == []
+        files["/c.pth.tar"] = checkpoint[1]
+        assert hub.read_config(hub.fetch(spec)).sha256 == right
+
+
+def test_a_mirror_with_the_same_weights_in_another_file_stands_in(checkpoint):
+    state = torch.load(io.BytesIO(checkpoint[1]))["state_dict"]
+    mirror = io.BytesIO()
+    torch.save({"epoch": 200, "state_dict": state}, mirror)
+    files = {"/c.pth.tar": checkpoint[1], "/mirror.pth.tar": mirror.getvalue()}
+    with serving(file_server(files)) as url:
+        spec = spec_of(f"{url}/c.pth.tar", f"{url}/mirror.pth.tar")
+        right = hub.read_config(hub.fetch(spec)).sha256
+        shutil.rmtree(cache.home() / "models")
+        del files["/c.pth.tar"]
+        found = hub.read_config(hub.fetch(spec))
+    assert found.sha256 == right
+    assert found.checkpoints[0].url.endswith("/mirror.pth.tar")
+
+
 def test_other_weights_than_the_pinned_are_refused(checkpoint):
     with serving(file_server({"/c.pth.tar": checkpoint[1]})) as url:
         with pytest.raises(WeightsError, match="other weights"):
             hub.fetch(spec_of(f"{url}/c.pth.tar", sha256="0" * 64))
+        assert names(cache.home() / "pins") == []
         first = hub.read_config(hub.fetch(spec_of(f"{url}/c.pth.tar"))).sha256
         shutil.rmtree(cache.home())
         assert hub.read_config(hub.fetch(spec_of(f"{url}/c.pth.tar", sha256=first))).sha256 == first

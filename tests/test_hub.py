@@ -123,6 +123,27 @@ def ours(request, tmp_path_factory):
 X = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize(
+    ("text", "found"), [("cc-by-nc-4.0", "cc-by-nc-4.0"), ("MIT", "mit"), ("", ""), ("not stated", "not stated")]
+)
+def test_the_hubs_ids_of_licenses(text, found):
+    assert hub.license_id(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("CC BY-NC 4.0", r"did you mean cc-by-nc-4\.0\?"),
+        ("Apache License 2.0", r"did you mean apache-2\.0"),
+        ("gpl3", r"or gpl-3\.0\?"),
+        ("our own, ask us", "or: other"),
+    ],
+)
+def test_what_is_no_license_of_the_hub_is_told_with_the_id(text, hint):
+    with pytest.raises(InputError, match=f"is no license id of the Hub; .*{hint}"):
+        hub.license_id(text)
+
+
 def test_timm_reads_the_same_file(ours):
     import timm
 

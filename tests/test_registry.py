@@ -1,9 +1,11 @@
+import re
+
 import pytest
 import torch
 
 from sslzoo import backbones, convert, hub, registry
 from sslzoo.errors import InputError, UnknownModel
-from sslzoo.spec import EncoderSpec, Preprocess, feature_dim
+from sslzoo.spec import IMAGENET_VAL, EncoderSpec, Head, Preprocess, ReportedScore, feature_dim
 
 
 @pytest.fixture
@@ -45,6 +47,48 @@ def test_listing(zoo):
     assert registry.list_models("byol*") == ["byol-r18.cifar10"]
     assert registry.list_models(license="permissive") == ["simsiam-r50.mm", "byol-r18.cifar10"]
     assert registry.list_models(license="CC-BY-NC-4.0") == ["simsiam-r50.fair"]
+
+
+def test_of_equals_the_one_with_the_authors_classifier_is_chosen(monkeypatch):
+    def spec(tag, top1, head=None):
+        score = ReportedScore(IMAGENET_VAL, "linear_top1", "a probe", top1)
+        return EncoderSpec(
+            f"simsiam-r50.{tag}",
+            "simsiam",
+            "resnet50",
+            2048,
+            Preprocess(256, 224),
+            license="mit",
+            scores=(score,),
+            head=head,
+        )
+
+    specs = [spec("a", 0.6984), spec("b", 0.698, Head()), spec("c", 0.697, Head())]
+    monkeypatch.setattr(registry, "known", lambda: {s.name: s for s in specs})
+    assert registry.resolve("simsiam-r50").name == "simsiam-r50.b"
+    specs.append(spec("d", 0.699))
+    assert registry.resolve("simsiam-r50").name == "simsiam-r50.d"
+
+
+def test_a_revision_of_the_hub_has_the_present_one_as_its_mirror():
+    """None of these commit ids was looked up online."""
+    for spec in registry.known().values():
+        urls = [c.url for c in spec.checkpoints]
+        for url in urls:
+            if url.startswith("https://huggingface.co/"):
+                assert re.sub("/resolve/[^/]+/", "/resolve/main/", url) in urls, spec.name
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("barlowtwins-r50.fair_in1k_1000ep", "/barlowtwins/ep1000_bs2048_lrw0.2_lrb0.0048_lambd0.0051/"),  # hubconf.py
+        ("swav-r50w5.fair_in1k_400ep", "/vissl/model_zoo/swav_rn50w5/"),  # VISSL's MODEL_ZOO.md
+    ],
+)
+def test_what_is_published_twice_has_both_addresses(name, part):
+    first, second = registry.known()[name].checkpoints
+    assert part in second.url and second.format == first.format
 
 
 def test_a_permissive_license_chooses_another_tag(zoo, monkeypatch):
@@ -135,7 +179,7 @@ def test_the_zoo_has_what_was_promised():
         ("swav-r50", "fair_in1k_800ep"),
     ]:
         assert registry.resolve(bare).name == f"{bare}.{tag}"
-    assert registry.resolve("simsiam-r50", license="permissive").name == "simsiam-r50.mm0_in1k_200ep"
+    assert registry.resolve("simsiam-r50", license="permissive").name == "simsiam-r50.mm_in1k_200ep"
     assert registry.resolve("simclr-r50").geometry.padding == "same-pool"
     assert registry.resolve("byol-r50").geometry.padding == "same"
     assert registry.resolve("swav-r50").preprocess.std[0] == 0.228

@@ -84,6 +84,17 @@ def test_push_then_load(run, folder, handler):
     assert handler.private == {"me/secret"}
 
 
+@pytest.mark.parametrize(("license", "times"), [("cc-by-nc-4.0", 1), ("mit", 0)])
+def test_a_license_that_restricts_is_told_with_the_download(license, times, run, folder):
+    for name in ("config.json", "README.md"):
+        (folder / name).write_text((folder / name).read_text().replace("CC0-1.0", license).replace("cc0-1.0", license))
+    run("-m", "sslzoo", "push", folder, "me/mine")
+    told = f"random-r18: license {license}."
+    load = "import sys; sys.stderr = sys.stdout; " + LOAD
+    assert run("-c", load, "hf-hub:me/mine").count(told) == times
+    assert run("-c", load, "hf-hub:me/mine").count(told) == 0
+
+
 def test_an_encoder_in_memory(run, tmp_path):
     code = "import sslzoo; print(sslzoo.load('random-r18', device='cpu').push_to_hub('me/other')[0])"
     assert "pushed to me/other" in run("-c", code)

@@ -136,7 +136,7 @@ def run(
 
 
 Name = Annotated[str, typer.Option(help="The encoder's name; by default METHOD-BACKBONE.FOLDER.")]
-License = Annotated[str, typer.Option(help="License of the weights, as the Hub spells it.")]
+License = Annotated[str, typer.Option(help="License of the weights by its id on the Hub, such as cc-by-nc-4.0.")]
 TrainedOn = Annotated[str, typer.Option(help="What the images were.")]
 DataTerms = Annotated[str, typer.Option(help="Under which terms the images stand.")]
 ScoreOn = Annotated[

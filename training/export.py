@@ -57,6 +57,7 @@ def export(
     if not path.is_file():
         raise InputError(f"{run} has no {checkpoint.FILE}; train first: python -m training RECIPE --data PATH -o {run}")
     provenance = provenance or Provenance()
+    license = hub.license_id(provenance.license)
     for data in (scores or {}).values():
         splits(data)  # refused before anything is written
     state = checkpoint.read(path)
@@ -70,7 +71,7 @@ def export(
         dim=feature_dim(settings.backbone),
         preprocess=Preprocess(resize=size, size=size, mean=settings.mean, std=settings.std),
         geometry=Geometry(stem=settings.stem),
-        license=provenance.license,
+        license=license,
         data_terms=provenance.data_terms,
         trained_on=provenance.trained_on,
         epochs=round(state["step"] / (state["images"] // settings.batch_size), 2),

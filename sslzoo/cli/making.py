@@ -27,7 +27,14 @@ def convert(
     ] = "auto",
     name: Annotated[str, typer.Option(help="The encoder's name; by default from format and file.")] = "",
     source: Annotated[str, typer.Option(help="Where the file comes from, for the record.")] = "",
-    license: Annotated[str, typer.Option(help="License of the weights, for the record; push needs one.")] = "",
+    license: Annotated[
+        str,
+        typer.Option(help="License of the weights by its id on the Hub, such as cc-by-nc-4.0; push needs one."),
+    ] = "",
+    prefix: Annotated[
+        str,
+        typer.Option(metavar="PREFIX", help="The encoder's entries start so, as in 'teacher.'; leave out all others."),
+    ] = "",
     drop: Annotated[
         list[str] | None,
         typer.Option("--drop", metavar="PREFIX", help="Leave out entries that start so; may be repeated."),
@@ -43,6 +50,7 @@ def convert(
 
     if output.exists():
         raise OutputExists(f"{output} already exists; remove it or choose another -o")
+    license = hub.license_id(license)
     known = registry.of_checkpoint(file) if file.is_file() else None
     if known is not None and license and license != known.license:
         raise InputError(
@@ -50,14 +58,16 @@ def convert(
         )
     if known is not None:
         typer.echo(f"{file} is the published file of {known.name} ({known.license})", err=True)
-    made = run(file, format=format, spec=known, name=name, source=source, license=license, drop=drop or ())
+    made = run(
+        file, format=format, spec=known, name=name, source=source, license=license, prefix=prefix, drop=drop or ()
+    )
     within = known is not None and known.head is not None and known.head.checkpoint is None
     spec = dataclasses.replace(made.spec, head=None)
     hub.write(output, spec, made.tensors, hub.card(spec), head=made.head if within else None)
     p = made.spec.preprocess
     typer.echo(f"{output}: {made.spec.name}, a {made.spec.backbone}; format {made.format}")
     typer.echo(
-        f"dropped {len(made.dropped)} entries of heads; assumed {p.size} px, mean {p.mean}, std {p.std}, "
+        f"dropped {len(made.dropped)} entries beside the encoder; assumed {p.size} px, mean {p.mean}, std {p.std}, "
         f"{made.spec.geometry.padding} padding (edit {output / hub.CONFIG} if it was trained otherwise)",
         err=True,
     )

@@ -13,7 +13,8 @@ from sslzoo.errors import SslzooError
 
 VERIFIED = {
     "none": "neither the file nor its format was checked",
-    "format": "the conversion was proven with the authors' own code, on weights made by it",
+    "format": "not this file, but its format: weights that the authors' own code made, of this network or of a sibling in "
+    "another size, gave the same features after conversion",
     "online": "the authors' file was downloaded, converted and checked",
 }
 License = Annotated[str | None, typer.Option(help="'permissive', or one license id.")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,17 @@ from sslzoo.convert import (
     torchvision,
     vissl,
 )
-from sslzoo.convert.layout import Layout, State, check, encoder_tensors, identify, linear_head
+from sslzoo.convert.layout import (
+    Layout,
+    State,
+    check,
+    encoder_tensors,
+    hint,
+    identify,
+    linear_head,
+    under,
+    without_common,
+)
 from sslzoo.convert.read import read_checkpoint
 from sslzoo.errors import InputError, WeightsError
 from sslzoo.spec import Checkpoint, EncoderSpec, feature_dim
@@ -81,18 +91,23 @@ def convert(
     name: str = "",
     source: str = "",
     license: str = "",
+    prefix: str = "",
     drop: Sequence[str] = (),
 ) -> Converted:
     """The encoder in a checkpoint file, in the file's own precision.
 
     A known encoder comes with its `spec`, which the file must fit; for any other file one is made from the format, with
-    `name`, `source` and `license` where they are given. Raises InputError for an unknown format, and WeightsError when
+    `name`, `source` and `license` where they are given. With `prefix`, the entries that start so are the file, and all
+    others are dropped. Raises InputError for an unknown format, and WeightsError when
     an entry has no place, a tensor is missing, or the file can't be read without running it.
     """
     if format not in ("auto", *FORMATS):
         raise InputError(f"unknown format {format!r}; there are auto, {', '.join(FORMATS)}")
     checkpoint = read_checkpoint(path)
-    layout = detect(checkpoint) if format == "auto" else FORMATS[format]
+    others: list[str] = []
+    if prefix:
+        checkpoint, others = under(checkpoint, prefix)
+    layout, checkpoint = detect(checkpoint) if format == "auto" else (FORMATS[format], checkpoint)
     tensors, dropped = encoder_tensors(layout, checkpoint, drop)
     backbone, stem = identify(tensors, layout)
     if spec is None:
@@ -102,7 +117,7 @@ def convert(
             f"{path} holds a {backbone} where {spec.name} is a {spec.backbone}; see: sslzoo show {spec.name}"
         )
     check(tensors, backbone, spec.geometry)
-    return Converted(tensors, spec, layout.name, dropped, linear_head(layout, checkpoint))
+    return Converted(tensors, spec, layout.name, [*dropped, *others], linear_head(layout, checkpoint))
 
 
 def convert_head(path: Path, encoder: State, spec: EncoderSpec, *, format: str = "auto") -> dict[str, NDArray[Any]]:
@@ -112,7 +127,7 @@ def convert_head(path: Path, encoder: State, spec: EncoderSpec, *, format: str =
     or there is no classifier of this width.
     """
     checkpoint = read_checkpoint(path)
-    layout = detect(checkpoint) if format == "auto" else HEAD_FORMATS[format]
+    layout, checkpoint = detect(checkpoint) if format == "auto" else (HEAD_FORMATS[format], checkpoint)
     head = linear_head(layout, checkpoint)
     if not head or head["weight"].shape[1] != spec.dim or head["bias"].shape != head["weight"].shape[:1]:
         raise WeightsError(f"{path} holds no linear classifier of {spec.dim} features in the format {layout.name}")
@@ -124,16 +139,23 @@ def convert_head(path: Path, encoder: State, spec: EncoderSpec, *, format: str =
     return head
 
 
-def detect(checkpoint: Any) -> Layout:
-    """The format of a checkpoint, by its names; raises WeightsError naming some when it is none that is known."""
-    for layout in FORMATS.values():
-        if layout.recognises(checkpoint):
-            return layout
+def detect(checkpoint: Any) -> tuple[Layout, Any]:
+    """The format of a checkpoint, by its names, and the checkpoint without what stands before them all (`model.`).
+
+    Raises WeightsError naming some, or the places where an encoder may be, when it is none that is known.
+    """
+    found = checkpoint if isinstance(checkpoint, Mapping) else {}
+    while found:
+        for layout in FORMATS.values():
+            if layout.recognises(found):
+                return layout, found
+        found = without_common(found)
     try:
-        seen = ", ".join(str(key) for key in list(checkpoint)[:6])
+        seen = ", ".join(str(key) for key in list(checkpoint)[:6]) or "nothing"
     except TypeError:
         seen = type(checkpoint).__name__
-    raise WeightsError(f"no known format: the file holds {seen}; name one with --format: {', '.join(FORMATS)}")
+    advice = hint(checkpoint) or f"name one with --format: {', '.join(FORMATS)}"
+    raise WeightsError(f"no known format: the file holds {seen}; {advice}")
 
 
 def _spec(layout: Layout, backbone: str, stem: str, name: str, path: Path, source: str, license: str) -> EncoderSpec:

@@ -18,7 +18,7 @@ HEADS = ("projector/", "predictor/", "classifier/")
 def _online(checkpoint: Any) -> State:
     """`path/to/module/weight` -> array: parameters, and the moving averages of the state; empty when this is no BYOL."""
     state = checkpoint.get("experiment_state") if isinstance(checkpoint, Mapping) else None
-    if not isinstance(state, Mapping):
+    if not isinstance(state, Mapping) or not state.keys() >= {"online_params", "online_state"}:
         return {}
     flat: dict[str, NDArray[Any]] = {}
     for module, entries in state["online_params"].items():

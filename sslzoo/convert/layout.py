@@ -6,20 +6,23 @@ Every entry of the file is used exactly once, named as a head that is dropped, o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sslzoo.errors import WeightsError
+from sslzoo.errors import InputError, WeightsError
 from sslzoo.spec import Geometry, Preprocess
 
 IMAGENET = Preprocess(resize=256, size=224)
 TORCHVISION = Geometry()
 WRAPPERS = ("state_dict", "model", "net", "simclr_state", "model_state_dict")
 PARALLEL = ("module.", "_orig_mod.")  # put before every name by DataParallel and by torch.compile
+STEM = "conv1.weight"
+DEEPEST = 8  # mappings within mappings; VISSL's, the deepest known, has four
+FLOATS = ("float16", "bfloat16", "float32", "float64")  # what a model folder may hold
 # No part of a forward pass: BN's batch counters, and what the profiler thop leaves in a model.
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
 
@@ -29,13 +32,64 @@ State = Mapping[str, Any]
 def state_dict(checkpoint: Any) -> State:
     """Names and tensors, from under the usual wrapper keys or bare, without DataParallel's prefix."""
     state = checkpoint if isinstance(checkpoint, Mapping) else {}
+    for _ in range(DEEPEST):
+        inner = _unwrapped(state)
+        if inner is None:
+            return state
+        state = inner
+    raise WeightsError(
+        f"its mappings are nested more than {DEEPEST} deep, or hold themselves; save a plain state_dict()"
+    )
+
+
+def _unwrapped(state: State) -> State | None:
+    """What the outermost wrapper key or prefix holds; None where there is neither."""
     for key in WRAPPERS:
         if isinstance(state.get(key), Mapping):
-            return state_dict(state[key])
+            return state[key]  # type: ignore[no-any-return]
     for prefix in PARALLEL:
         if state and all(str(name).startswith(prefix) for name in state):
-            return state_dict({name.removeprefix(prefix): value for name, value in state.items()})
-    return state
+            return {name.removeprefix(prefix): value for name, value in state.items()}
+    return None
+
+
+def without_common(checkpoint: Any) -> State:
+    """The entries without the first component that all their names share (`model.backbone.…`); empty where none is."""
+    state = state_dict(checkpoint)
+    first = {str(name).partition(".")[0] for name in state}
+    if len(first) != 1:
+        return {}
+    return {rest: value for name, value in state.items() if (rest := str(name).partition(".")[2])}
+
+
+def under(checkpoint: Any, prefix: str) -> tuple[State, list[str]]:
+    """The entries whose names start with the prefix, without it, and the names of all others.
+
+    Mappings within mappings are joined by dots, as in `teacher.backbone.conv1.weight`. Raises InputError naming where an
+    encoder may be when nothing starts so.
+    """
+    state = dict(_tensors(state_dict(checkpoint)))
+    found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not found:
+        raise InputError(f"no entry starts with {prefix!r}; {hint(checkpoint) or 'it has ' + _some(list(state))}")
+    return found, [name for name in state if not name.startswith(prefix)]
+
+
+def hint(checkpoint: Any) -> str:
+    """Where in the file something begins as a ResNet of torchvision's names does, in words; empty where nothing does."""
+    names = {name for name, _ in _tensors(state_dict(checkpoint))}
+    starts = [name.removesuffix(STEM) for name in names if name.endswith(STEM)]
+    starts = sorted(start for start in starts if start and f"{start}layer1.0.conv1.weight" in names)
+    return f"name the encoder in it: {' or '.join(f'--prefix {start}' for start in starts)}" if starts else ""
+
+
+def _tensors(state: State, start: str = "", depth: int = DEEPEST) -> Iterator[tuple[str, Any]]:
+    """All tensors in nested mappings, by their names joined with dots."""
+    for name, value in state.items():
+        if isinstance(value, Mapping) and depth:
+            yield from _tensors(value, f"{start}{name}.", depth - 1)
+        elif hasattr(value, "shape"):
+            yield f"{start}{name}", value
 
 
 @dataclass(frozen=True)
@@ -53,7 +107,7 @@ class Layout:
     heads: tuple[str, ...] = ()
     needs: tuple[str, ...] = ("",)
     renames: tuple[tuple[str, str], ...] = ()
-    stem: str = "conv1.weight"
+    stem: str = STEM
     state: Callable[[Any], State] = state_dict
     method: str = "unknown"
     preprocess: Preprocess = IMAGENET
@@ -79,6 +133,10 @@ def encoder_tensors(
     tensors: dict[str, NDArray[Any]] = {}
     dropped, left = [], []
     for name, value in layout.state(checkpoint).items():
+        if not isinstance(name, str):
+            raise WeightsError(
+                f"an entry is named {name!r}, of type {type(name).__name__}; names are text, as in state_dict()"
+            )
         if name.endswith(COUNTERS):
             continue
         if name.startswith((*layout.heads, *drop)):
@@ -94,7 +152,7 @@ def encoder_tensors(
             raise WeightsError(
                 f"two entries of the file claim {target}, the second is {name}; add --drop for one of them"
             )
-        tensors[target] = _array(value)
+        tensors[target] = _array(name, value)
     if left:
         raise _left_over(left)
     return tensors, dropped
@@ -103,13 +161,14 @@ def encoder_tensors(
 def linear_head(layout: Layout, checkpoint: Any) -> dict[str, NDArray[np.float32]]:
     """The linear classifier in the file, `weight` `[classes, dim]` and `bias` `[classes]`; empty where there is none."""
     state = layout.state(checkpoint)
-    weight, bias = (state.get(f"{layout.linear}{name}") for name in ("weight", "bias"))
+    names = f"{layout.linear}weight", f"{layout.linear}bias"
+    weight, bias = (state.get(name) for name in names)
     if not layout.linear or weight is None or np.ndim(weight) != 2:
         return {}
-    rows = np.asarray(_array(weight), np.float32)
+    rows = np.asarray(_array(names[0], weight), np.float32)
     if bias is None or not layout.linear_bias:
         return {"weight": rows, "bias": np.zeros(len(rows), np.float32)}
-    return {"weight": rows, "bias": np.asarray(_array(bias), np.float32).reshape(-1)}
+    return {"weight": rows, "bias": np.asarray(_array(names[1], bias), np.float32).reshape(-1)}
 
 
 def identify(tensors: Mapping[str, NDArray[Any]], layout: Layout) -> tuple[str, str]:
@@ -158,9 +217,14 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _array(value: Any) -> NDArray[Any]:
+def _array(name: str, value: Any) -> NDArray[Any]:
     """A numpy array of a tensor in its own precision; bf16, which numpy lacks, becomes fp32 without loss."""
+    dtype = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+    layout, device = (str(getattr(value, what, "")) for what in ("layout", "device"))
+    if dtype not in FLOATS or layout not in ("", "torch.strided") or device == "meta":
+        kind = f"{dtype}{', without values (meta)' if device == 'meta' else ', sparse' if 'sparse' in layout else ''}"
+        raise WeightsError(f"{name} is {kind}; an encoder's tensors are dense, of {', '.join(FLOATS)}: save them so")
     if hasattr(value, "detach"):
         value = value.detach()
-        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+        value = (value.float() if dtype == "bfloat16" else value).numpy()
     return np.asarray(value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
 from collections import OrderedDict
 from typing import IO, Any
 
@@ -103,6 +104,7 @@ def _numpy_globals() -> dict[str, Any]:
 ADMITTED: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,
     "collections.defaultdict": _mapping,
+    "collections.Counter": dict,  # made from one dict; in a MultiStepLR's state
     "builtins.dict": dict,
     "__builtin__.dict": dict,
     "builtins.set": set,
@@ -125,21 +127,37 @@ TORCH = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
 IGNORED = frozenset(
     {
         "argparse.Namespace",
-        "pathlib.PosixPath",
-        "pathlib.WindowsPath",
         "mmengine.logging.history_buffer.HistoryBuffer",
         "builtins.getattr",  # by which objects name their own methods; replaced, so it looks nothing up
         "__builtin__.getattr",
         "functools.partial",  # in schedulers; replaced, so it calls nothing
-        "pytorch_lightning.utilities.parsing.AttributeDict",
-        "lightning_fabric.utilities.data.AttributeDict",
-        "lightning.fabric.utilities.data.AttributeDict",
         "torch.device",
         "torch.Size",
+        "torch.serialization._get_layout",
+        *(f"{m}.{n}" for m in ("builtins", "__builtin__") for n in ("bytearray", "complex", "frozenset", "slice")),
     }
 )
-# Whole packages whose objects are only ever optimiser state or settings next to the weights.
-IGNORED_PACKAGES = ("optax", "jax", "jaxlib", "omegaconf", "mmcv", "byol", "solo")
+# Whole packages whose objects are only ever optimiser state or settings next to the weights. Lightning up to 1.4 keys its
+# callbacks by their class; Python 3.13 writes paths as pathlib._local's.
+IGNORED_PACKAGES = (
+    "optax", "jax", "jaxlib", "omegaconf", "mmcv", "byol", "solo",
+    "pytorch_lightning", "lightning", "lightning_fabric", "pathlib", "datetime",
+)  # fmt: skip
+
+
+def _own(value: Any) -> Any:
+    """What a pickle is given for one of the above: its own, since a pickle can set attributes of what it is given."""
+    if not isinstance(value, type):
+        return lambda *arguments: value(*arguments)
+    return (
+        type(value.__name__, (value,), {}) if value.__module__ == __name__ else value
+    )  # Python's own can't be changed
+
+
+def _is_dtype(module: str, name: str) -> bool:
+    """Whether this is one of torch's dtypes, which a pickle names like a function."""
+    torch = sys.modules.get("torch")
+    return torch is not None and module == "torch" and isinstance(vars(torch).get(name), torch.dtype)
 
 
 class Unpickler(pickle.Unpickler):
@@ -148,15 +166,15 @@ class Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
         if full in ADMITTED:
-            return ADMITTED[full]
+            return _own(ADMITTED[full])
         if name == "_ByolExperimentState":
             return _record(name, BYOL_STATE)
         if module == "torch._utils" and name in TORCH:
             import torch
 
-            return getattr(torch._utils, name)
-        if full in IGNORED or module.partition(".")[0] in IGNORED_PACKAGES:
-            return Ignored
+            return _own(getattr(torch._utils, name))
+        if full in IGNORED or module.partition(".")[0] in IGNORED_PACKAGES or _is_dtype(module, name):
+            return _own(Ignored)
         raise WeightsError(
             f"the file asks to run {full}, which no checkpoint needs; it is refused. If you trust it, save its weights "
             "as safetensors with the program that made it, and convert that file"

@@ -31,7 +31,7 @@ def read_checkpoint(path: Path) -> Any:
         head = file.read(16)
     try:
         if head[8:9] == b"{" and not head.startswith(ZIP):
-            from safetensors.numpy import load_file
+            from safetensors.torch import load_file  # numpy has no bf16
 
             return load_file(path)
         if head.startswith((ZIP, TORCH_LEGACY)):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sslzoo import architectures
 from sslzoo.errors import WeightsError
-from sslzoo.hub import cache, folder, repository
+from sslzoo.hub import cache, folder, licenses, repository
 from sslzoo.hub.cache import CONVERSION, pinned_url
 from sslzoo.hub.card import HERE, card, example, metadata
 from sslzoo.hub.folder import (
@@ -35,6 +35,7 @@ from sslzoo.hub.folder import (
     write,
     write_texts,
 )
+from sslzoo.hub.licenses import license_id
 from sslzoo.hub.repository import HUB_PREFIX, push, push_space
 from sslzoo.spec import EncoderSpec
 from sslzoo.user_cache import keep, user_cache
@@ -54,6 +55,7 @@ __all__ = [
     "example",
     "fetch",
     "is_cached",
+    "license_id",
     "metadata",
     "pinned_url",
     "push",
@@ -80,6 +82,8 @@ def fetch(spec: EncoderSpec) -> Path:
     causes = []
     for source in spec.sources:
         try:
+            if source.startswith(HUB_PREFIX) and not repository.is_downloaded(source):
+                licenses.tell(spec)
             found = _folder(source)
         except WeightsError as error:
             causes.append(str(error))

@@ -1,7 +1,7 @@
-"""Model folders made from authors' checkpoints, kept under HF_HOME; a file's sha256 is pinned when it is first seen.
+"""Model folders made from authors' checkpoints, kept under HF_HOME; files and weights are pinned when they are first seen.
 
-Layout, under `assets/sslzoo`: `models/<name>` (model folders), `pins/` (the sha256 by address), `downloads/` (what is on
-its way; a checkpoint is deleted once it is converted).
+Layout, under `assets/sslzoo`: `models/<name>` (model folders), `pins/` (files' sha256 by address, weights' digest by the
+encoder's name), `downloads/` (what is on its way; a checkpoint is deleted once it is converted).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from filelock import FileLock
 
 from sslzoo.errors import SslzooError, WeightsError
 from sslzoo.hub import folder as model_folder
+from sslzoo.hub import licenses
 from sslzoo.hub.card import card
 from sslzoo.hub.download import download
 from sslzoo.hub.repository import commit_of
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 HUB = "https://huggingface.co"
 CONVERSION = "conversion.json"  # beside a converted model: its file's format, and the entries that were left out
+
+
+class Changed(WeightsError):
+    """Other bytes or weights than at the first use: never a reason to go on to a mirror."""
 
 
 def home() -> Path:
@@ -79,6 +83,9 @@ def converted(spec: EncoderSpec) -> Path:
         if spec.sha256 and written.sha256 != spec.sha256:
             shutil.rmtree(target)
             raise WeightsError(f"{checkpoint.url} gives other weights than {spec.name}'s; see: sslzoo show {spec.name}")
+        # only now: what isn't the checkpoint, such as a login page in its place, must leave no pin
+        _pin(_file_pin(checkpoint.url), model_folder.sha256(file), checkpoint.url)
+        _pin(_weights_pin(spec), model_folder.digest(made.tensors), checkpoint.url)
         facts = {"format": made.format, "dropped": made.dropped}
         (target / CONVERSION).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         file.unlink()
@@ -109,7 +116,7 @@ def add_head(target: Path, spec: EncoderSpec) -> None:
         except SslzooError:
             file.unlink()
             raise
-        _pin(spec.head.checkpoint.url, file)
+        _pin(_file_pin(spec.head.checkpoint.url), model_folder.sha256(file), spec.head.checkpoint.url)
         model_folder.save(head, target / model_folder.HEAD)
         pinned = Head(_exact(spec.head.checkpoint, file), model_folder.sha256(target / model_folder.HEAD))
         model_folder.write_config(target, dataclasses.replace(config, sources=(), head=pinned))
@@ -126,55 +133,68 @@ def _get(checkpoint: Checkpoint) -> Path:
     name = checkpoint.url.rpartition("/")[2]
     path = home() / "downloads" / f"{_key(checkpoint.url)}-{name}"
     download(_address(checkpoint.url), path, expected=checkpoint.hash, size=checkpoint.size_bytes)
-    _compare(checkpoint.url, path)
+    try:
+        _compare(_file_pin(checkpoint.url), model_folder.sha256(path), checkpoint.url)
+    except Changed:
+        path.unlink()
+        raise
     return path
 
 
 def _first(spec: EncoderSpec) -> tuple[Checkpoint, Path, Converted]:
     """The first checkpoint that can be had and converted, its file, and what it holds.
 
-    A file is pinned once it has proved to be the checkpoint: a login page that came in its place leaves nothing.
+    A mirror must hold the weights of the first use, which an address alone doesn't tell. Raises Changed for others.
     """
     from sslzoo.convert import convert
 
-    if not spec.permissive:
-        print(f"{spec.name}: license {spec.license}. {spec.license_note}".rstrip(), file=sys.stderr)
+    licenses.tell(spec)
     causes = []
     for checkpoint in spec.checkpoints:
         try:
             path = _get(checkpoint)
+        except Changed:
+            raise
         except WeightsError as error:
             causes.append(str(error))
             continue
         try:
             made = convert(path, format=checkpoint.format, spec=spec, drop=checkpoint.drop)
+            if not spec.sha256:  # what the zoo pins is compared once it is written
+                _compare(_weights_pin(spec), model_folder.digest(made.tensors), checkpoint.url)
         except SslzooError as error:
             path.unlink()
+            if isinstance(error, Changed):
+                raise
             causes.append(f"{checkpoint.url}: {error}")
             continue
-        _pin(checkpoint.url, path)
         return checkpoint, path, made
     raise WeightsError(f"no weights of {spec.name} could be had: {'; '.join(causes)}")
 
 
-def _compare(url: str, path: Path) -> None:
-    """Raises WeightsError, and removes the file, when another one was pinned at this address."""
-    pin, actual = home() / "pins" / _key(url), model_folder.sha256(path)
+def _compare(pin: Path, actual: str, url: str) -> None:
+    """Raises Changed when the hash of what came from the URL is not the pinned one."""
     if pin.is_file() and (known := pin.read_text(encoding="utf-8").split()[0]) != actual:
-        path.unlink()
-        raise WeightsError(
-            f"{url} has changed since it was first used: its sha256 was {known[:16]}… and is {actual[:16]}…; "
-            f"if you trust the new file, delete {pin}"
+        raise Changed(
+            f"{url} has changed since it was first used, or is no mirror of what was: the sha256 was {known[:16]}… and "
+            f"is {actual[:16]}…; if you trust the new file, delete {pin}"
         )
 
 
-def _pin(url: str, path: Path) -> None:
-    """Remembers a file's sha256 by its address."""
-    pin = home() / "pins" / _key(url)
+def _pin(pin: Path, actual: str, url: str) -> None:
+    """Remembers the hash of what came from a URL."""
     pin.parent.mkdir(parents=True, exist_ok=True)
     temporary = pin.with_name(f"{pin.name}.{os.getpid()}")
-    temporary.write_text(f"{model_folder.sha256(path)}  {url}\n", encoding="utf-8")
+    temporary.write_text(f"{actual}  {url}\n", encoding="utf-8")
     os.replace(temporary, pin)
+
+
+def _file_pin(url: str) -> Path:
+    return home() / "pins" / _key(url)
+
+
+def _weights_pin(spec: EncoderSpec) -> Path:
+    return home() / "pins" / f"{spec.name}.weights"
 
 
 def _key(url: str) -> str:

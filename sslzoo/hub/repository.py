@@ -10,9 +10,11 @@ from pathlib import Path
 
 from sslzoo.errors import InputError, WeightsError
 from sslzoo.hub.card import HERE
-from sslzoo.hub.folder import CARD, CONFIG, read_config, read_weights
+from sslzoo.hub.folder import CARD, CONFIG, read_config, read_weights, weight_files
+from sslzoo.hub.licenses import NOT_STATED
 
 HUB_PREFIX = "hf-hub:"
+NEEDED = [CONFIG, "*.safetensors", "*.safetensors.index.json"]
 # What a repository of ours holds besides its card and config: weights, results, pictures, the record of the run.
 PUSHED = (
     "*.safetensors",
@@ -29,12 +31,30 @@ def download(name: str, *, weights: bool = True) -> Path:
     """The folder of "hf-hub:ORG/REPO[@REVISION]" in the Hub's own cache; raises WeightsError saying what to type."""
     from huggingface_hub import snapshot_download
 
+    repo, revision = _parts(name)
+    patterns = NEEDED if weights else [CONFIG]
+    with _explained(repo):
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+
+
+def is_downloaded(name: str) -> bool:
+    """Whether the weights of "hf-hub:ORG/REPO[@REVISION]" lie in the Hub's own cache."""
+    from huggingface_hub import errors, snapshot_download
+
+    repo, revision = _parts(name)
+    try:
+        found = snapshot_download(repo, revision=revision, allow_patterns=NEEDED, local_files_only=True)
+        return bool(weight_files(Path(found)))
+    except (errors.LocalEntryNotFoundError, WeightsError):  # not there, or not all of its shards
+        return False
+
+
+def _parts(name: str) -> tuple[str, str | None]:
+    """The repository and the revision, where one is named."""
     repo, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise InputError(f"{name!r} is no repository; write hf-hub:ORG/REPO or hf-hub:ORG/REPO@REVISION")
-    patterns = [CONFIG, *(["*.safetensors", "*.safetensors.index.json"] if weights else [])]
-    with _explained(repo):
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
+    return repo, revision or None
 
 
 def commit_of(url: str) -> str:
@@ -62,7 +82,7 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
     from huggingface_hub import CommitOperationAdd, HfApi
 
     spec = read_config(folder)
-    if spec.license.lower() in ("", "not stated", "unknown"):
+    if spec.license.lower() in NOT_STATED:
         raise InputError(f"{folder} states no license; write one into {folder / CONFIG} and its card, then push again")
     if not (folder / CARD).is_file():
         raise InputError(f"{folder} has no {CARD}, the card that states license and data; write one beside {CONFIG}")

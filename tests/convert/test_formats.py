@@ -134,7 +134,9 @@ def test_precision_is_kept(r18, tmp_path):
     torch.save({k: v.half() for k, v in body(r18).items()}, tmp_path / "half.pth")
     assert {str(v.dtype) for v in convert.convert(tmp_path / "half.pth").tensors.values()} == {"float16"}
     torch.save({k: v.bfloat16() for k, v in body(r18).items()}, tmp_path / "b.pth")
-    assert {str(v.dtype) for v in convert.convert(tmp_path / "b.pth").tensors.values()} == {"float32"}
+    save_file({k: v.bfloat16() for k, v in body(r18).items()}, tmp_path / "b.safetensors")
+    for name in ("b.pth", "b.safetensors"):
+        assert {str(v.dtype) for v in convert.convert(tmp_path / name).tensors.values()} == {"float32"}
 
 
 def test_a_wide_network(tmp_path):
@@ -298,6 +300,62 @@ def test_a_file_that_does_not_fit_is_refused(change, message, r18, tmp_path):
     torch.save(state, tmp_path / "c.pth")
     with pytest.raises(WeightsError, match=message):
         convert.convert(tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update({1: torch.ones(1)}), r"named 1, of type int"),
+        (lambda s: s.update({k: v.int() for k, v in s.items()}), r"conv1\.weight is int32; .*float32"),
+        (lambda s: s.update({k: v.to(torch.complex64) for k, v in s.items()}), r"conv1\.weight is complex64"),
+        (lambda s: s.update({"conv1.weight": s["conv1.weight"].to(torch.float8_e4m3fn)}), "is float8_e4m3fn"),
+        (lambda s: s.update({"conv1.weight": s["conv1.weight"].to_sparse()}), "is float32, sparse"),
+        (lambda s: s.update({"conv1.weight": s["conv1.weight"].to("meta")}), r"is float32, without values \(meta\)"),
+        (lambda s: s.update({"model": s}), "hold themselves"),
+        (lambda s: s.update({"module." + k: s.pop(k) for k in list(s)} | {"module.model": s}), "nested|no known"),
+        (lambda s: s.update({"experiment_state": {}, **dict.fromkeys(s, 0)}), "no place"),
+    ],
+    ids=["int name", "int32", "complex", "float8", "sparse", "meta", "itself", "itself below", "no tensors"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_what_no_encoder_holds_is_told_in_one_line(change, message, r18, tmp_path):
+    state = {k: v for k, v in body(r18).items() if not k.endswith("num_batches_tracked")}
+    change(state)
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(WeightsError, match=message):
+        convert.convert(tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize("start", ["model.", "net.", "encoder.", "anything.of.mine."])
+def test_what_stands_before_all_names_is_left_away(start, r18, tmp_path):
+    """A LightningModule that keeps its networks in an attribute."""
+    entries = body(r18, "backbone.") | other("projection_head.layers.", "0.weight")
+    torch.save({"epoch": 9, "state_dict": {start + k: v for k, v in entries.items()}}, tmp_path / "model.ckpt")
+    converted = convert.convert(tmp_path / "model.ckpt")
+    assert converted.format == "lightly"
+    assert converted.dropped == ["projection_head.layers.0.weight"]
+    torch.testing.assert_close(features(converted, X), expect(r18, X), rtol=1e-5, atol=1e-5)
+    torch.save({start + k: v for k, v in body(r18).items()}, tmp_path / "bare.pth")
+    assert convert.convert(tmp_path / "bare.pth").format == "torchvision"
+
+
+def test_where_several_encoders_may_be_one_is_named(r18, tmp_path):
+    twin = randomised(torchvision.models.resnet18(weights=None))
+    state = body(twin, "online.encoder.") | other("online.projector.", "0.weight") | body(r18, "target.encoder.")
+    torch.save({"state_dict": state}, tmp_path / "flat.ckpt")
+    nested = {"student": {}, "teacher": {"module." + k: v for k, v in body(r18).items()}, "epoch": 1}
+    torch.save(nested, tmp_path / "nested.pth")
+    with pytest.raises(WeightsError, match=r"--prefix online\.encoder\. or --prefix target\.encoder\.$"):
+        convert.convert(tmp_path / "flat.ckpt")
+    with pytest.raises(WeightsError, match=r"holds student, teacher, epoch; .*--prefix teacher\.module\.$"):
+        convert.convert(tmp_path / "nested.pth")
+    with pytest.raises(InputError, match=r"no entry starts with 'momentum\.'.*--prefix online\.encoder\."):
+        convert.convert(tmp_path / "flat.ckpt", prefix="momentum.")
+    for name, prefix in (("flat.ckpt", "target."), ("flat.ckpt", "target.encoder."), ("nested.pth", "teacher.")):
+        converted = convert.convert(tmp_path / name, prefix=prefix)
+        torch.testing.assert_close(features(converted, X), expect(r18, X), rtol=1e-5, atol=1e-5)
+    assert converted.dropped == []
+    assert "online.projector.0.weight" in convert.convert(tmp_path / "flat.ckpt", prefix="target.").dropped
 
 
 def test_two_entries_for_one_place(r18, tmp_path):

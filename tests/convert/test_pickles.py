@@ -1,9 +1,15 @@
 """A checkpoint is data: nothing in it may run, whatever container it comes in."""
 
+import argparse
 import collections
+import contextlib
+import datetime
 import functools
 import os
+import pathlib
 import pickle
+import sys
+import types
 import zipfile
 
 import numpy as np
@@ -72,8 +78,6 @@ def test_by_hand(lines, tmp_path):
 
 
 def test_a_stand_in_keeps_and_runs_nothing(tmp_path):
-    import argparse
-
     namespace = argparse.Namespace(a=1)
     (tmp_path / "c.pkl").write_bytes(pickle.dumps({"x": namespace}, protocol=2))
     found = read_checkpoint(tmp_path / "c.pkl")["x"]
@@ -82,11 +86,6 @@ def test_a_stand_in_keeps_and_runs_nothing(tmp_path):
 
 
 def test_arrays_as_dill_writes_them(tmp_path, monkeypatch):
-    import sys
-    import types
-
-    import numpy as np
-
     def _create_array(make, arguments, state, dictionary=None):
         raise AssertionError("written by name only")
 
@@ -125,6 +124,88 @@ def test_a_partial_and_a_defaultdict_are_read_without_a_call(legacy, tmp_path):
     assert read["counts"] == {"x": {"a": 1}}
     assert type(read["counts"]) is dict
     assert torch.equal(read["state_dict"]["conv1.weight"], torch.ones(2))
+
+
+def named_class(monkeypatch, full):
+    """A class of that full name, which the file will name: `pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint`."""
+    module, _, name = full.rpartition(".")
+    parts = module.split(".")
+    for i in range(len(parts)):
+        monkeypatch.setitem(sys.modules, ".".join(parts[: i + 1]), types.ModuleType(".".join(parts[: i + 1])))
+    made = type(name, (), {"__module__": module})
+    monkeypatch.setattr(sys.modules[module], name, made, raising=False)
+    return made
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+        "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+        "lightning_fabric.utilities.data.AttributeDict",
+        "pathlib._local.PosixPath",  # as Python 3.13 writes it
+    ],
+)
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_classes_of_training_programs_are_stood_in_for(full, legacy, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        theirs = named_class(patch, full)
+        value = {"state_dict": {"conv1.weight": torch.ones(2)}, "callbacks": {theirs: {"best": 1.0}, 2: theirs()}}
+        torch.save(value, tmp_path / "c.ckpt", _use_new_zipfile_serialization=not legacy)
+        found = read_checkpoint(tmp_path / "c.ckpt")
+    key = next(iter(found["callbacks"]))
+    assert issubclass(key, pickles.Ignored) and not issubclass(key, theirs)
+    assert isinstance(found["callbacks"][2], pickles.Ignored)
+    assert torch.equal(found["state_dict"]["conv1.weight"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        collections.Counter([3, 4]),
+        torch.float16,
+        torch.strided,
+        pathlib.Path("runs"),
+        pathlib.PurePosixPath("runs"),
+        datetime.datetime(2021, 3, 4),
+        datetime.timedelta(1),
+        bytearray(b"x"),
+        frozenset([1]),
+        1j,
+        slice(1),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_settings_beside_the_weights_are_no_hindrance(value, legacy, tmp_path):
+    checkpoint = {"state_dict": {"conv1.weight": torch.ones(2)}, "args": argparse.Namespace(lr=0.1), "value": value}
+    torch.save(checkpoint, tmp_path / "c.pth", _use_new_zipfile_serialization=not legacy)
+    found = read_checkpoint(tmp_path / "c.pth")
+    assert torch.equal(found["state_dict"]["conv1.weight"], torch.ones(2))
+    assert isinstance(found["value"], dict | pickles.Ignored) or issubclass(found["value"], pickles.Ignored)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "whose"),
+    [
+        ("torch._utils", "_rebuild_tensor_v2", torch._utils._rebuild_tensor_v2),
+        ("_codecs", "encode", pickles._bytes),
+        ("numpy.core.multiarray", "_reconstruct", pickles._empty_array),
+        ("argparse", "Namespace", pickles.Ignored),
+        ("numpy", "dtype", pickles._Dtype),
+        ("collections", "OrderedDict", collections.OrderedDict),
+    ],
+)
+@pytest.mark.parametrize("slots", [False, True], ids=["dict", "slots"])
+def test_a_file_changes_nothing_in_the_running_program(module, name, whose, slots, tmp_path):
+    """BUILD sets attributes of whatever it is given: defaults of torch's own function, and with them all later loads."""
+    state = b"}X\x0c\x00\x00\x00__defaults__(X\x01\x00\x00\x00aX\x01\x00\x00\x00btsX\x04\x00\x00\x00evilK\x01s"
+    state = b"(N" + state + b"t" if slots else state
+    before = getattr(whose, "__defaults__", None), set(vars(whose))
+    (tmp_path / "c.pkl").write_bytes(b"\x80\x02c" + f"{module}\n{name}\n".encode() + state + b"b.")
+    with contextlib.suppress(WeightsError):
+        read_checkpoint(tmp_path / "c.pkl")
+    assert (getattr(whose, "__defaults__", None), set(vars(whose))) == before
 
 
 def test_torchscript_is_refused(tmp_path):

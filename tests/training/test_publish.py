@@ -131,6 +131,7 @@ def test_a_run_is_exported_first(run, server, checkout, photos, tmp_path):
     score = ["--score", f"drawings@org/drawings:top1={tmp_path / 'set'}"]
     err = run("publish", "r", "--repo", "me/it", *arguments, ok=False)
     assert "states no license" in err
+    assert "did you mean cc-by-nc-4.0?" in run("export", "r", "-o", "x", "--license", "CC BY-NC 4.0", ok=False)
     shutil.rmtree(checkout / "hub_cards" / "simclr-r18.mine")
     out = run("publish", "r", "--repo", "me/it", *arguments, *score, "--license", "mit", "--shard-size", "15MB")
     files = server.contents["me/it"][-1][1]
