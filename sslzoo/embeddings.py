@@ -3,12 +3,15 @@
 The folder holds `part-00000.parquet` … (columns path, embedding, width, height, flags, label, bytes and
 mtime_ns of the file, and further columns of the input),
 `failures.parquet` (path, reason) and `manifest.json`. A part is written whole or not at all, and carries in its own
-metadata which inputs it covers and which of them failed, so that an interrupted run can go on from the parts alone.
+metadata which inputs it covers and which of them failed, so that an interrupted run can go on from the parts alone, and a
+checksum of its rows, so that whatever was made of it (an index, a table of a database) can tell when they change.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +29,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 FAILURES = "failures.parquet"
 INDEX = "index"
+CHECKSUM = "checksum"  # in a part's facts: of its rows
 
 Labels = Sequence[str | int | None]
 
@@ -158,6 +162,28 @@ def part_facts(schema: pa.Schema) -> dict[str, Any]:
     """Which inputs a part covers (their fingerprint) and which of them failed, from its schema's metadata."""
     facts: dict[str, Any] = json.loads(schema.metadata[b"sslzoo"])
     return facts
+
+
+def part_stamp(path: Path) -> list[Any]:
+    """What tells a part from any other, read from its last bytes: name, size and a checksum of its Parquet footer.
+
+    The footer holds the checksum of the rows; for a part that was written before there was one, its time in ns is added.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        length = (
+            int.from_bytes(file.read(4), "little") + 8
+        )  # a Parquet file ends in its footer, that one's length and "PAR1"
+        file.seek(max(0, size - length))
+        footer = file.read()
+        stamp = [path.name, size, zlib.crc32(footer)]
+        return stamp if f'"{CHECKSUM}": "'.encode() in footer else [*stamp, os.fstat(file.fileno()).st_mtime_ns]
+
+
+def storable(path: str) -> str:
+    """A path as valid UTF-8: bytes of a name that isn't (surrogates, in Python) become backslash escapes."""
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _read_parts(folder: Path) -> tuple[NDArray[np.float32], list[str], Labels | None]:

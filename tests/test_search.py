@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import sslzoo
 from sslzoo import cli
@@ -129,6 +130,27 @@ def test_index_then_search_and_remove(run, folder):
     assert code == 1 and "4GB" in err
     code, _, err = run("index", folder, "--kind", "tree")
     assert code == 1 and "hnsw" in err
+
+
+def test_another_picture_under_the_same_name_is_found_after_an_update(run, tmp_path):
+    rng = np.random.default_rng(0)
+    new, *pictures = (Image.fromarray(pixels) for pixels in rng.integers(0, 255, (600, 8, 8, 3), np.uint8))
+    (tmp_path / "in").mkdir()
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / "in" / f"{number:03d}.bmp")
+    new.save(tmp_path / "query.bmp")
+    sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "e")
+    before = (tmp_path / "e" / "part-00000.parquet").read_bytes()
+    sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "again")
+    assert (tmp_path / "again" / "part-00000.parquet").read_bytes() == before
+    run("index", tmp_path / "e")
+    new.save(tmp_path / "in" / "000.bmp")
+    sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "e", update=True)
+    assert (tmp_path / "e" / "part-00000.parquet").stat().st_size == len(before)
+    code, _, err = run("search", tmp_path / "e", tmp_path / "query.bmp")
+    assert code == 1 and "sslzoo index" in err
+    run("index", tmp_path / "e")
+    assert run("search", tmp_path / "e", tmp_path / "query.bmp", "-k", 1)[1].split() == ["1.0000", "000.bmp"]
 
 
 class Tags(HTMLParser):

@@ -16,6 +16,7 @@ from sslzoo.embeddings import (
     columns_schema,
     normalize,
     part_files,
+    storable,
     tables_by_part,
     vectors_by_part,
 )
@@ -148,6 +149,14 @@ class Collection:
             start += len(chunk)
         return None
 
+    def rows_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """All rows that have one of these ids, ascending."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        wanted = pa.array([storable(id_) for id_ in ids], pa.string())
+        return np.flatnonzero(np.asarray(pc.is_in(self.column("path"), value_set=wanted)))
+
     def matching(self, *, prefix: str = "", where: Mapping[str, str] | None = None) -> NDArray[np.bool_] | None:
         """Which rows have an id that starts with `prefix` and these values in these columns; None where all may.
 
@@ -167,7 +176,7 @@ class Collection:
 
         tests: list[tuple[str, Callable[[Any], NDArray[np.bool_]]]] = []
         if prefix:
-            tests.append(("path", lambda chunk: np.asarray(pc.starts_with(chunk, pattern=prefix), bool)))
+            tests.append(("path", lambda chunk: np.asarray(pc.starts_with(chunk, pattern=storable(prefix)), bool)))
         for name, value in (where or {}).items():
             if name not in self.column_names:
                 raise InputError(f"no column {name!r}; filter by one of: {', '.join(self.column_names)}")
@@ -239,7 +248,7 @@ def _text(value: str) -> pa.Scalar:
     """A string for pyarrow to compare with; `pa.scalar` and `pa.array` import pandas, which takes longer than a search."""
     import pyarrow as pa
 
-    data = value.encode("utf-8", "surrogatepass")
+    data = storable(value).encode("utf-8")
     ends = np.array([0, len(data)], np.int32)
     return pa.StringArray.from_buffers(1, pa.py_buffer(ends), pa.py_buffer(data))[0]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from sslzoo.embeddings import (
     Embeddings,
     normalize,
     part_files,
+    part_stamp,
     read_manifest,
     tables_by_part,
     vectors_by_part,
@@ -37,7 +37,6 @@ from sslzoo.index.exact import ExactIndex
 
 FORMAT = 2
 FACTS, LOCK = "index.json", ".lock"
-FOOTER = 4096  # bytes at a part's end; they hold its row count, statistics and what it was made of
 ROWS_BYTES = 16 << 20  # of columns written at a time
 
 Facts = dict[str, Any]
@@ -98,7 +97,7 @@ def write_index(
 def remove(folder: str | Path, ids: Sequence[str]) -> ExactIndex:
     """Takes images out of the index, which is written first where there is none; the parts keep them.
 
-    The removed are remembered by their ids and skipped, until the `index` folder is deleted; when they become more than a
+    Every row of an id goes. The removed are remembered by their ids and skipped, until the `index` folder is deleted; when they become more than a
     fifth of an approximate index it is built anew without them. Raises InputError for an id that isn't there.
     """
     folder = Path(folder)
@@ -107,10 +106,10 @@ def remove(folder: str | Path, ids: Sequence[str]) -> ExactIndex:
     with _alone(folder):
         index, facts = open_index(folder), _facts(folder)
         collection = index.collection
-        rows = {id_: collection.row_of(id_) for id_ in ids}
-        if unknown := [id_ for id_, row in rows.items() if row is None]:
-            raise InputError(f"{unknown[0]} is not an id of {folder}; ids look like {collection.ids_at([0])[0]}")
-        collection.removed = np.union1d(collection.removed, np.array(list(rows.values()), np.int64))
+        for id_ in ids:
+            if collection.row_of(id_) is None:
+                raise InputError(f"{id_} is not an id of {folder}; ids look like {collection.ids_at([0])[0]}")
+        collection.removed = np.union1d(collection.removed, collection.rows_of(ids))
         unchanged = True
         if isinstance(index, ApproximateIndex) and index.structure is not None:
             inside = int(np.isin(index.members, collection.removed).sum())
@@ -275,14 +274,8 @@ def _version(folder: Path) -> int:
 
 
 def _parts_now(folder: Path) -> list[list[Any]]:
-    """Name, size in bytes and a checksum of the footer of each part: enough to see that parts came, went or changed."""
-    parts = []
-    for path in part_files(folder):
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - FOOTER))
-            parts.append([path.name, size, zlib.crc32(file.read())])
-    return parts
+    """The stamp of each part: enough to see that parts came, went or changed."""
+    return [part_stamp(path) for path in part_files(folder)]
 
 
 def _continues(parts: list[list[Any]], facts: Facts) -> bool:
@@ -292,16 +285,12 @@ def _continues(parts: list[list[Any]], facts: Facts) -> bool:
 
 def _removed_before(folder: Path, facts: Facts) -> NDArray[np.int64]:
     """The rows of a new index whose ids were removed from the one that is there."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     try:
         before = _collection(folder, _facts(folder), {})
         gone = before.ids_at(before.removed)
     except (InputError, OSError):  # none is there, or it can't be read
         return np.empty(0, np.int64)
-    ids = MappedCollection(folder, facts, {}).column("path")
-    return np.flatnonzero(np.asarray(pc.is_in(ids, value_set=pa.array(gone, pa.string()))))
+    return MappedCollection(folder, facts, {}).rows_of(gone)
 
 
 def _append_vectors(path: Path, parts: Sequence[Path], *, keep: int, dim: int) -> int:

@@ -116,6 +116,39 @@ def test_the_removed_stay_out_when_the_folder_is_made_anew(tmp_path, vectors):
     assert again.search(vectors[1001:1002], 3).rows[0].tolist().count(1) == 0
 
 
+def test_every_row_of_an_id_is_removed(tmp_path, vectors):
+    write(tmp_path / "e", vectors[:1000])
+    part = tmp_path / "e" / "part-00000.parquet"
+    table = pq.read_table(part)
+    ids = table["path"].to_pylist()
+    ids[500] = ids[7]
+    pq.write_table(table.set_column(0, "path", pa.array(ids)), part)
+    index = folder.remove(tmp_path / "e", [ids[7], ids[7]])
+    assert index.collection.removed.tolist() == [7, 500]
+    assert len(index) == 998
+
+
+@pytest.mark.parametrize("old_parts", [False, True])
+def test_other_vectors_under_the_same_names_are_not_searched_with_the_old_ones(tmp_path, vectors, old_parts):
+    def rewrite(some):
+        for part in e.glob("part-*"):
+            part.unlink()
+        write(e, some)
+        for part in e.glob("part-*") if old_parts else ():  # as they were before they had a checksum
+            table = pq.read_table(part).replace_schema_metadata({"sslzoo": '{"inputs": "", "failures": []}'})
+            pq.write_table(table, part, compression="NONE", use_dictionary=False, write_statistics=False)
+
+    e = tmp_path / "e"
+    rewrite(vectors[:2000])
+    folder.write_index(e, "exact")
+    sizes = [part.stat().st_size for part in sorted(e.glob("part-*"))]
+    rewrite(np.concatenate([vectors[:1500], vectors[2000:2001], vectors[1501:2000]]))
+    assert [part.stat().st_size for part in sorted(e.glob("part-*"))] == sizes
+    with pytest.raises(InputError, match="sslzoo index"):
+        folder.open_index(e)
+    assert folder.write_index(e, "exact").search(vectors[2000:2001], 1).rows[0].tolist() == [1500]
+
+
 def test_filters(tmp_path, vectors):
     write(tmp_path / "e", vectors[:2500])
     rows = folder.write_index(tmp_path / "e", "exact").collection
