@@ -219,6 +219,10 @@ class MappedCollection(Collection):
         self._read = {}
         self._chunks = {}
 
+    def open(self) -> None:
+        """Opens the files, which are otherwise opened when first used: then they can be read even when they are replaced."""
+        _ = self.normalized, self._table
+
     def __len__(self) -> int:
         return int(self._n)
 

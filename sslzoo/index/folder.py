@@ -4,6 +4,7 @@
 normalised vectors row by row; `rows-N.arrow`, all other columns; `removed-N.npy`; and for an approximate kind
 `structure-N.faiss` and `members-N.npy`. A change writes files of new names (vectors are appended behind those in use), then
 replaces `index.json`, then removes the files that nothing names any more: killed at any point, it leaves the index as it was.
+A reader opens all files at once, and again where `index.json` was replaced meanwhile; what it has open stays as it is.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from sslzoo.index.exact import ExactIndex
 
 FORMAT = 2
 FACTS, LOCK = "index.json", ".lock"
+TRIES = 100  # to open an index that another process keeps replacing
 ROWS_BYTES = 16 << 20  # of columns written at a time
 
 Facts = dict[str, Any]
@@ -57,10 +59,17 @@ def open_index(folder: str | Path) -> ExactIndex:
     folder = Path(folder)
     if not has_index(folder):
         return ExactIndex(Embeddings.open(folder))
-    facts = _facts(folder)
-    if not _continues(_parts_now(folder), facts):
-        raise InputError(f"{folder} has changed since its index was made; bring it up to date: sslzoo index {folder}")
-    return _open(folder, facts)
+    for _ in range(TRIES):
+        facts = _facts(folder)
+        try:
+            if _continues(_parts_now(folder), facts):
+                return _open(folder, facts)
+        except (OSError, InputError):
+            if _facts(folder)["version"] == facts["version"]:
+                raise
+        if _facts(folder)["version"] == facts["version"]:
+            break
+    raise InputError(f"{folder} has changed since its index was made; bring it up to date: sslzoo index {folder}")
 
 
 def write_index(
@@ -97,8 +106,9 @@ def write_index(
 def remove(folder: str | Path, ids: Sequence[str]) -> ExactIndex:
     """Takes images out of the index, which is written first where there is none; the parts keep them.
 
-    Every row of an id goes. The removed are remembered by their ids and skipped, until the `index` folder is deleted; when they become more than a
-    fifth of an approximate index it is built anew without them. Raises InputError for an id that isn't there.
+    Every row of an id goes. The removed are remembered by their ids and skipped, until the `index` folder is deleted; when
+    they become more than a fifth of an approximate index it is built anew without them. Raises InputError for an id that
+    isn't there.
     """
     folder = Path(folder)
     if not has_index(folder):
@@ -133,6 +143,7 @@ def _open(folder: Path, facts: Facts, *, mapped: bool = True) -> ExactIndex:
     if not vectors.is_file() or vectors.stat().st_size < 4 * facts["rows"] * facts["dim"]:
         raise InputError(f"{vectors} is cut off; build the index again: sslzoo index {folder} --rebuild")
     collection = _collection(folder, facts, manifest)
+    collection.open()
     index: ExactIndex
     if facts["kind"] in ("exact", "flat"):
         index = ExactIndex(collection) if facts["kind"] == "exact" else FlatIndex(collection)

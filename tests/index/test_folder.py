@@ -116,6 +116,28 @@ def test_the_removed_stay_out_when_the_folder_is_made_anew(tmp_path, vectors):
     assert again.search(vectors[1001:1002], 3).rows[0].tolist().count(1) == 0
 
 
+def test_an_index_that_is_replaced_while_it_is_opened_or_open_is_searched(tmp_path, vectors, monkeypatch):
+    e = tmp_path / "e"
+    write(e, vectors[:2500])
+    old = folder.write_index(e, "pq")
+    other = folder.write_index(e, "pq", rebuild=True)  # no file of the first is left
+    assert old.search(vectors[7:8], 3).ids == other.search(vectors[7:8], 3).ids
+    whole, replaced = folder._open, []
+
+    def slow(path, facts, **options):
+        if not replaced:
+            replaced.append(True)
+            folder.write_index(e, "exact", rebuild=True)
+        return whole(path, facts, **options)
+
+    monkeypatch.setattr(folder, "_open", slow)
+    assert folder.open_index(e).search(vectors[7:8], 3).ids == other.search(vectors[7:8], 3).ids
+    for path in (e / "index").glob("vectors-*"):
+        path.unlink()
+    with pytest.raises(InputError, match="cut off"):  # nobody replaces it
+        folder.open_index(e)
+
+
 def test_every_row_of_an_id_is_removed(tmp_path, vectors):
     write(tmp_path / "e", vectors[:1000])
     part = tmp_path / "e" / "part-00000.parquet"
