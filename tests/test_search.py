@@ -4,6 +4,7 @@ import functools
 import http.server
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -90,12 +91,15 @@ def test_pictures_from_outside_search_an_index_too(run, folder, photos, tmp_path
 
 def test_wrong_queries(run, folder, server, tmp_path):
     np.save(tmp_path / "wide.npy", np.zeros(7))
+    np.save(tmp_path / "none.npy", np.zeros((0, 512)))
     (tmp_path / "no.npy").write_text("text")
     for query, message in [
         (f"{server}/nothing.jpg", "can't be fetched"),
         ("http://127.0.0.1:9/x.jpg", "can't be fetched"),
         (tmp_path / "wide.npy", "[512]"),
         (tmp_path / "no.npy", "numpy.save"),
+        (tmp_path / "none.npy", "shape (0, 512)"),
+        ("a long text " * 500, "a long t is neither a file nor an id"),
     ]:
         code, out, err = run("search", folder, query)
         assert (code, out) == (1, "")
@@ -151,6 +155,18 @@ def test_another_picture_under_the_same_name_is_found_after_an_update(run, tmp_p
     assert code == 1 and "sslzoo index" in err
     run("index", tmp_path / "e")
     assert run("search", tmp_path / "e", tmp_path / "query.bmp", "-k", 1)[1].split() == ["1.0000", "000.bmp"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_a_file_whose_name_is_not_utf8_is_known_as_itself(run, photos, tmp_path):
+    (tmp_path / "in").mkdir()
+    names = [os.fsdecode(b"caf\xe9.jpg"), "b.jpg"]
+    for number, name in enumerate(names):
+        (tmp_path / "in" / name).write_bytes((photos / "bars" / f"{number}.jpg").read_bytes())
+    sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "e")
+    for query in (tmp_path / "in" / names[0], "caf\\udce9.jpg"):
+        code, out, _ = run("search", tmp_path / "e", query, "--exclude-self")
+        assert code == 0 and [line.split()[1] for line in out.splitlines()] == ["b.jpg"]
 
 
 class Tags(HTMLParser):

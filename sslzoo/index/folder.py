@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from sslzoo.embeddings import (
     vectors_by_part,
 )
 from sslzoo.errors import InputError, OutputError, SpaceMismatch
-from sslzoo.index import MEMORY, RECALL, build_index
+from sslzoo.index import MEMORY, RECALL, build_index, require_kind
 from sslzoo.index.approximate import STALE, ApproximateIndex, FlatIndex
 from sslzoo.index.auto import Say, silent
 from sslzoo.index.collection import MappedCollection
@@ -38,6 +38,7 @@ from sslzoo.index.exact import ExactIndex
 
 FORMAT = 2
 FACTS, LOCK = "index.json", ".lock"
+NEEDED = {"space", "model", "dim", "parts", "version", "rows", "files", "kind", "recall", "asked", "wanted"}
 TRIES = 100  # to open an index that another process keeps replacing
 ROWS_BYTES = 16 << 20  # of columns written at a time
 
@@ -86,9 +87,10 @@ def write_index(
     Only what is new is read again: parts that came are appended, and a structure of the same kind takes them in, as long as
     it keeps the recall. Raises like `build_index`, and InputError while another process writes the same index.
     """
+    require_kind(kind)
     folder = Path(folder)
     embeddings = Embeddings.open(folder)
-    with _alone(folder):
+    with _alone(folder), _tidy(folder):
         parts = _parts_now(folder)
         old = _facts(folder) if has_index(folder) and not rebuild else None
         if old and not (_continues(parts, old) and (old["space"], old["dim"]) == (embeddings.space, embeddings.dim)):
@@ -113,7 +115,7 @@ def remove(folder: str | Path, ids: Sequence[str]) -> ExactIndex:
     folder = Path(folder)
     if not has_index(folder):
         write_index(folder, "exact")
-    with _alone(folder):
+    with _alone(folder), _tidy(folder):
         index, facts = open_index(folder), _facts(folder)
         collection = index.collection
         for id_ in ids:
@@ -152,7 +154,7 @@ def _open(folder: Path, facts: Facts, *, mapped: bool = True) -> ExactIndex:
         approximate.effort, approximate.recall = facts["effort"], facts["recall"]
         if "structure" in files:
             approximate.load(at / files["structure"], mapped=mapped)
-            approximate.members = np.load(at / files["members"], mmap_mode="r")
+            approximate.members = np.asarray(np.load(at / files["members"], mmap_mode="r"))  # np.memmap itself is slow
     index.unindexed = manifest["rows"] - facts["rows"]
     return index
 
@@ -225,9 +227,6 @@ def _save(folder: Path, facts: Facts, index: ExactIndex, *, same_structure: bool
     temporary = at / f".{FACTS}.tmp"
     _write(temporary, lambda path: path.write_text(json.dumps(facts) + "\n", encoding="utf-8"))
     os.replace(temporary, at / FACTS)
-    for path in at.iterdir():
-        if path.name not in (FACTS, LOCK, *files.values()):
-            path.unlink()
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> str:
@@ -236,6 +235,19 @@ def _write(path: Path, write: Callable[[Path], Any]) -> str:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     return path.name
+
+
+@contextmanager
+def _tidy(folder: Path) -> Iterator[None]:
+    """Afterwards, also when it failed, nothing is left in the index but what its facts name."""
+    try:
+        yield
+    finally:
+        with suppress(OSError, InputError):  # facts that can't be read name nothing for sure
+            named = _facts(folder)["files"].values() if has_index(folder) else ()
+            for path in (folder / INDEX).iterdir():
+                if path.name not in (FACTS, LOCK, *named):
+                    path.unlink()
 
 
 @contextmanager
@@ -271,9 +283,9 @@ def _facts(folder: Path) -> Facts:
     path = folder / INDEX / FACTS
     try:
         facts: Facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["format"] == FORMAT:
+        if facts["format"] == FORMAT and facts.keys() >= NEEDED and facts["files"].keys() >= {"vectors", "rows"}:
             return facts
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise InputError(f"{path} can't be read by this version; build the index again: sslzoo index {folder} --rebuild")
 

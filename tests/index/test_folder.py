@@ -213,9 +213,26 @@ def test_other_spaces_damage_and_unknown_ids(tmp_path, vectors):
     (e / "index" / "vectors-1.f32").write_bytes(b"123")
     with pytest.raises(InputError, match="cut off"):
         folder.open_index(e)
-    (e / "index" / "index.json").write_text("{")
-    with pytest.raises(InputError, match="sslzoo index"):
-        folder.open_index(e)
+    for damaged in ("{", "7", '{"format": 2}'):
+        (e / "index" / "index.json").write_text(damaged)
+        with pytest.raises(InputError, match="sslzoo index"):
+            folder.open_index(e)
+
+
+def test_a_refused_kind_leaves_nothing(tmp_path):
+    noise = np.random.default_rng(0).normal(size=(3000, 32)).astype(np.float32)
+    write(tmp_path / "e", noise)
+    with pytest.raises(InputError, match="hnsw"):
+        folder.write_index(tmp_path / "e", "tree")
+    assert not (tmp_path / "e" / "index").exists()
+    with pytest.raises(InputError, match="--recall"):
+        folder.write_index(tmp_path / "e", "ivf", recall=1.1)
+    assert [path.name for path in (tmp_path / "e" / "index").iterdir()] == [".lock"]
+    folder.write_index(tmp_path / "e", "exact")
+    before = sorted(path.name for path in (tmp_path / "e" / "index").iterdir())
+    with pytest.raises(InputError, match="--recall"):
+        folder.write_index(tmp_path / "e", "ivf", recall=1.1, rebuild=True)
+    assert sorted(path.name for path in (tmp_path / "e" / "index").iterdir()) == before
 
 
 def test_a_vector_that_is_not_a_number_is_refused(tmp_path, vectors):
