@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -101,6 +102,27 @@ def test_a_folder_without_an_index_is_searched_in_its_parts(tmp_path, vectors, m
             index.collection.vectors_at(np.array([4999, 0])), ExactIndex(Embeddings.open(tmp_path / "e")).collection
             .embeddings.normalized[[4999, 0]]
         )  # fmt: skip
+
+
+def test_searching_a_folder_without_an_index_holds_the_vectors_once_and_no_list_of_ids(tmp_path):
+    many = np.random.default_rng(0).normal(size=(60_000, 32)).astype(np.float32)
+    write(tmp_path / "e", many)
+    folder.open_index(tmp_path / "e").search(many[:1], 5)  # what is imported on first use doesn't count
+    tracemalloc.start()
+    index = folder.open_index(tmp_path / "e")
+    assert index.search(many[7:8], 1).rows[0].tolist() == [7]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * many.nbytes
+
+
+def test_parts_that_are_not_those_of_the_manifest(tmp_path, vectors):
+    write(tmp_path / "e", vectors)
+    manifest = tmp_path / "e" / "manifest.json"
+    for rows, dim in ((4999, 32), (5001, 32), (5000, 31)):
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"rows": rows, "dim": dim}))
+        with pytest.raises(InputError, match="manifest"):
+            _ = Embeddings.open(tmp_path / "e").vectors
 
 
 def test_the_removed_stay_out_when_the_folder_is_made_anew(tmp_path, vectors):
