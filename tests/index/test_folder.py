@@ -208,6 +208,17 @@ def test_filters(tmp_path, vectors):
     assert rows.row_of("nothing") is None
 
 
+def test_values_of_some_rows_are_those_that_arrow_gives():
+    words = ["plain", "", "café", "写真.jpg", None, "end"]
+    bank = collection.Collection(Embeddings(np.zeros((6, 1), np.float32), list("abcdef"), space="s"))
+    for array in (pa.array(words), pa.array(words[:4]), pa.array(words[1:4] * 2)[2:6], pa.array([""] * 5)):
+        for column in (pa.chunked_array([array]), pa.chunked_array([array[:1], array[1:]])):
+            bank._read, bank._chunks = {"word": column}, {}
+            rows = np.array([3, 0, 1, 3])
+            assert bank.take("word", rows) == [array[row].as_py() for row in rows.tolist()]
+            assert bank.take("word", rows[:0]) == []
+
+
 def test_a_column_that_some_parts_lack(tmp_path, vectors):
     write(tmp_path / "e", vectors[:2000])
     part = tmp_path / "e" / "part-00001.parquet"
