@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from sslzoo.errors import InputError
 from sslzoo.index import ExactIndex
+from sslzoo.index.collection import Collection
+from sslzoo.index.exact import pairs_above
 
-NEIGHBOURS = 64  # of each image; a larger group still holds together, as all its members are near its first ones
+NEIGHBOURS = 64  # of each image; where all of them are duplicates there may be more, which only all pairs tell
 BATCH = 1024  # queries at a time
 
 
@@ -28,27 +30,50 @@ class Group:
 def duplicates(index: ExactIndex, threshold: float = 0.97) -> list[Group]:
     """Groups of two or more images, connected by cosines of at least `threshold`, the largest group first.
 
-    Connections are those among the 64 nearest of each image; an approximate index may miss some. The one with the most
-    pixels is kept, the earlier of two equal ones. Raises InputError for a threshold outside (-1, 1].
+    Every pair that reaches it connects; an approximate index may miss some. The one with the most pixels is kept, the
+    earlier of two equal ones. Raises InputError for a threshold outside (-1, 1].
     """
     if not -1 < threshold <= 1:
         raise InputError(f"threshold is {threshold}; a cosine lies between -1 and 1, near-duplicates are above 0.9")
+    threshold -= 1e-6  # a copy can miss a cosine of 1 by the rounding of float32
     collection = index.collection
     parent = np.arange(len(collection))
     alive = np.flatnonzero(collection.alive)
+    full: list[int] = []
     for start in range(0, len(alive), BATCH):
         rows = alive[start : start + BATCH]
-        # a copy can miss a cosine of 1 by the rounding of float32
-        found = index.search(collection.vectors_at(rows), NEIGHBOURS, threshold=threshold - 1e-6)
+        found = index.search(collection.vectors_at(rows), NEIGHBOURS, threshold=threshold)
         for row, near in zip(rows.tolist(), found.rows, strict=True):
-            for other in near.tolist():
-                a, b = _root(parent, row), _root(parent, other)
-                parent[max(a, b)] = min(a, b)
+            _connect(parent, row, near)
+            if len(near) == NEIGHBOURS:
+                full.append(row)
+    _complete(collection, parent, np.array(full, np.int64), threshold)
     groups: dict[int, list[int]] = {}
     for row in alive.tolist():
         groups.setdefault(_root(parent, row), []).append(row)
     several = [rows for rows in groups.values() if len(rows) > 1]
     return [_group(index, rows) for rows in sorted(several, key=lambda rows: (-len(rows), rows[0]))]
+
+
+def _complete(collection: Collection, parent: NDArray[np.int64], rows: NDArray[np.int64], threshold: float) -> None:
+    """Connects these rows with all that reach the threshold, group by group: only pairs that lead out of it are scored."""
+    alive = collection.alive
+    while len(rows):
+        while (parent[parent] != parent).any():
+            parent[:] = parent[parent]
+        inside = parent[rows] == parent[rows[0]]
+        group, rows = rows[inside], rows[~inside]
+        outside = alive & (parent != parent[group[0]])
+        for start in range(0, len(group), BATCH):
+            probes = collection.vectors_at(group[start : start + BATCH])
+            for _, near, cosine in pairs_above(collection, probes, threshold, outside):
+                _connect(parent, int(group[0]), np.unique(parent[near[cosine >= threshold]]))
+
+
+def _connect(parent: NDArray[np.int64], row: int, others: NDArray[np.int64]) -> None:
+    for other in others.tolist():
+        a, b = _root(parent, row), _root(parent, other)
+        parent[max(a, b)] = min(a, b)
 
 
 def _root(parent: NDArray[np.int64], row: int) -> int:

@@ -3,13 +3,16 @@
 The folder holds `part-00000.parquet` … (columns path, embedding, width, height, flags, label, bytes and
 mtime_ns of the file, and further columns of the input),
 `failures.parquet` (path, reason) and `manifest.json`. A part is written whole or not at all, and carries in its own
-metadata which inputs it covers and which of them failed, so that an interrupted run can go on from the parts alone.
+metadata which inputs it covers and which of them failed, so that an interrupted run can go on from the parts alone, and a
+checksum of its rows, so that whatever was made of it (an index, a table of a database) can tell when they change.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 FAILURES = "failures.parquet"
 INDEX = "index"
+CHECKSUM = "checksum"  # in a part's facts: of its rows
 
 Labels = Sequence[str | int | None]
 
@@ -51,7 +55,7 @@ class Embeddings:
             raise InputError(
                 f"vectors of shape {vectors.shape} don't go with {len(ids)} ids; give one id (and label) a row"
             )
-        self._table: tuple[NDArray[np.float32], Sequence[str], Labels | None] | None = (vectors, ids, labels)
+        self.vectors, self.ids, self.labels = vectors, ids, labels
         self.space, self.model = space, model
         self.manifest = manifest or {}
         self.folder: Path | None = None
@@ -64,33 +68,46 @@ class Embeddings:
         if not manifest["complete"]:
             raise InputError(f"{folder} is of a run that was not finished; run the same `sslzoo embed` with --resume")
         self = cls.__new__(cls)
-        self._table, self.folder, self.manifest = None, folder, manifest
+        self.folder, self.manifest = folder, manifest
         self.space, self.model = manifest["space"], manifest["model"]
         return self
 
-    def _columns(self) -> tuple[NDArray[np.float32], Sequence[str], Labels | None]:
-        if self._table is None:
-            assert self.folder is not None
-            self._table = _read_parts(self.folder)
-        return self._table
-
-    @property
+    @cached_property
     def vectors(self) -> NDArray[np.float32]:
         """float32 `[n, dim]`."""
-        return self._columns()[0]
+        return self._read(lambda vectors: vectors)
 
-    @property
+    @cached_property
     def ids(self) -> Sequence[str]:
         """One id a row: the image's path relative to the input, with "/"."""
-        return self._columns()[1]
+        return self._column("path")
 
-    @property
+    @cached_property
     def labels(self) -> Labels | None:
         """One label a row, or None where there are none."""
-        return self._columns()[2]
+        labels = self._column("label")
+        return labels if any(label is not None for label in labels) else None
+
+    def _read(self, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """The folder's vectors, changed part by part, so that no second copy of all is ever made."""
+        assert self.folder is not None
+        out, row = np.empty((len(self), self.dim), np.float32), 0
+        for vectors in vectors_by_part(part_files(self.folder)):
+            end = row + len(vectors)
+            if end > len(out) or vectors.shape[1] != self.dim:
+                break
+            out[row:end], row = change(vectors), end
+        else:
+            if row == len(out):
+                return out
+        raise InputError(f"the parts of {self.folder} are not those of its manifest; embed again with --overwrite")
+
+    def _column(self, name: str) -> list[Any]:
+        assert self.folder is not None
+        return [value for table in tables_by_part(part_files(self.folder), [name]) for value in table[name].to_pylist()]
 
     def __len__(self) -> int:
-        return int(self.manifest["rows"]) if self._table is None else len(self.ids)
+        return len(self.ids) if self.folder is None else int(self.manifest["rows"])
 
     def __repr__(self) -> str:
         return f"Embeddings({len(self)} vectors, model={self.model!r}, space={self.space[:8]!r})"
@@ -98,12 +115,14 @@ class Embeddings:
     @property
     def dim(self) -> int:
         """The length of a vector."""
-        return int(self.manifest["dim"]) if self._table is None else int(self.vectors.shape[1])
+        return int(self.vectors.shape[1] if self.folder is None else self.manifest["dim"])
 
     @cached_property
     def normalized(self) -> NDArray[np.float32]:
         """The vectors divided by their length, float32 `[n, dim]`; a zero vector stays zero."""
-        return normalize(self.vectors)
+        if self.folder is None or "vectors" in self.__dict__:
+            return normalize(self.vectors)
+        return self._read(normalize)
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -160,20 +179,26 @@ def part_facts(schema: pa.Schema) -> dict[str, Any]:
     return facts
 
 
-def _read_parts(folder: Path) -> tuple[NDArray[np.float32], list[str], Labels | None]:
-    import pyarrow.parquet as pq
+def part_stamp(path: Path) -> list[Any]:
+    """What tells a part from any other, read from its last bytes: name, size and a checksum of its Parquet footer.
 
-    vectors: list[NDArray[np.float32]] = []
-    ids: list[str] = []
-    labels: list[str | int | None] = []
-    for path in part_files(folder):
-        table = pq.read_table(path)
-        if table.num_rows:
-            flat = table["embedding"].combine_chunks().flatten().to_numpy()
-            vectors.append(np.asarray(flat, np.float32).reshape(table.num_rows, -1))
-        ids += table["path"].to_pylist()
-        labels += table["label"].to_pylist()
-    return np.concatenate(vectors), ids, labels if any(label is not None for label in labels) else None
+    The footer holds the checksum of the rows; for a part that was written before there was one, its time in ns is added.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        length = (
+            int.from_bytes(file.read(4), "little") + 8
+        )  # a Parquet file ends in its footer, that one's length and "PAR1"
+        file.seek(max(0, size - length))
+        footer = file.read()
+        stamp = [path.name, size, zlib.crc32(footer)]
+        return stamp if f'"{CHECKSUM}": "'.encode() in footer else [*stamp, os.fstat(file.fileno()).st_mtime_ns]
+
+
+def storable(path: str) -> str:
+    """A path as valid UTF-8: bytes of a name that isn't (surrogates, in Python) become backslash escapes."""
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def vectors_by_part(files: Sequence[Path], *, empty: bool = False) -> Iterator[NDArray[np.float32]]:

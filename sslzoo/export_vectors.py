@@ -1,7 +1,8 @@
 """Hands a collection to a vector database, LanceDB or Qdrant: streamed part by part, with ids, columns and the space.
 
-Row i becomes the point with number i, so a run that was interrupted goes on where the table ends (LanceDB) or writes the
-same points again (Qdrant). Vectors are stored with length 1, so that cosine and dot product agree with exact search.
+Row i becomes the point with number i, so a run that was interrupted goes on where the table ends (LanceDB, whose column
+`sslzoo_part` tells of which state of its part a row is) or writes all points again (Qdrant). Vectors are stored with
+length 1, so that cosine and dot product agree with exact search.
 """
 
 from __future__ import annotations
@@ -13,12 +14,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sslzoo.embeddings import Embeddings, normalize, part_files, read_manifest, tables_by_part, vectors_by_part
+from sslzoo.embeddings import (
+    Embeddings,
+    normalize,
+    part_files,
+    part_stamp,
+    read_manifest,
+    tables_by_part,
+    vectors_by_part,
+)
 from sslzoo.errors import InputError, MissingExtra, SpaceMismatch
 from sslzoo.index.collection import Collection
 
 PARTS = 64  # written to LanceDB as one version of its table, which costs a file or two; they pass through one by one
 POINTS = 512  # a request to Qdrant
+PART = "sslzoo_part"  # the column of LanceDB that tells of which state of its part a row is
+CHECKED = 1000  # parts in a query to LanceDB
 SECONDS = 60  # that a request to Qdrant may take
 
 
@@ -38,17 +49,18 @@ def export_vectors(folder: str | Path, to: str, at: Any, *, table: str = "images
 
 
 def _batches(folder: Path, start: int = 0) -> Iterator[Any]:
-    """An Arrow table for each part, from row `start` on: number, path, the other columns, and vector."""
+    """An Arrow table for each part, from row `start` on: number, path, the other columns, the part's stamp, and vector."""
     import numpy as np
     import pyarrow as pa
 
     files = part_files(folder)
     row = 0
-    for vectors, rest in zip(vectors_by_part(files, empty=True), tables_by_part(files), strict=True):
+    for file, vectors, rest in zip(files, vectors_by_part(files, empty=True), tables_by_part(files), strict=True):
         n, dim = vectors.shape
         if row + n > start:
             flat = pa.array(normalize(vectors).ravel(), pa.float32())
             table = rest.add_column(0, "number", pa.array(np.arange(row, row + n), pa.int64()))
+            table = table.append_column(PART, pa.array([_stamp(file)] * n, pa.string()))
             table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(flat, dim))
             yield table.slice(max(0, start - row))
         row += n
@@ -73,8 +85,7 @@ def _lancedb(folder: Path, manifest: dict[str, Any], at: Any, name: str) -> int:
             _require_space(f"{at} {name}", known.get("sslzoo.space"), known.get("sslzoo.model", "?"), manifest)
             done = table.count_rows()
             if done:
-                last = table.search().where(f"number = {done - 1}").select(["path"]).limit(1).to_list()
-                _require_same_rows(folder, manifest, f"{at} {name}", done, last[0]["path"] if last else None)
+                _require_same_parts(folder, table, f"{at} {name}", done)
         batches = _batches(folder, done)
         for first in batches:
             schema = first.schema.with_metadata(facts)
@@ -121,7 +132,7 @@ def _qdrant(folder: Path, manifest: dict[str, Any], at: Any, name: str) -> int:
             for start in range(0, len(batch), POINTS):
                 points = [
                     models.PointStruct(id=entry.pop("number"), vector=entry.pop("vector"), payload=entry | facts)
-                    for entry in batch.slice(start, POINTS).to_pylist()
+                    for entry in batch.drop_columns([PART]).slice(start, POINTS).to_pylist()
                 ]
                 client.upsert(name, points=points, wait=True)
     except (ApiException, ValueError) as error:
@@ -135,12 +146,38 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:120]
 
 
+def _stamp(part: Path) -> str:
+    return " ".join(map(str, part_stamp(part)))
+
+
+def _require_same_parts(folder: Path, table: Any, where: str, done: int) -> None:
+    """Raises InputError unless the rows that are there, `done` of them, are those of the folder's first parts."""
+    import pyarrow.parquet as pq
+
+    stamps, row = {}, 0
+    for path in part_files(folder):
+        n = pq.read_metadata(path).num_rows
+        for number in {row, min(row + n, done) - 1} if n and row < done else ():
+            stamps[number] = _stamp(path)
+        row += n
+    found: dict[int, str] = {}
+    numbers = list(stamps)
+    for at in range(0, len(numbers) if PART in table.schema.names else 0, CHECKED):
+        some = ", ".join(map(str, numbers[at : at + CHECKED]))
+        rows = table.search().where(f"number IN ({some})").select(["number", PART]).limit(CHECKED).to_list()
+        found |= {entry["number"]: entry[PART] for entry in rows}
+    if done > row or found != stamps:
+        raise _other_rows(where, folder)
+
+
+def _other_rows(where: str, folder: Path) -> InputError:
+    return InputError(f"{where} holds other rows than {folder} has now; choose another --table, or drop that one first")
+
+
 def _require_same_rows(folder: Path, manifest: dict[str, Any], where: str, done: int, last: str | None) -> None:
     """Raises InputError unless the last row that is there is the folder's row of that number."""
     if done > manifest["rows"] or last != Collection(Embeddings.open(folder)).ids_at([done - 1])[0]:
-        raise InputError(
-            f"{where} holds other rows than {folder} has now; choose another --table, or drop that one first"
-        )
+        raise _other_rows(where, folder)
 
 
 def _require_space(where: str, space: str | None, model: str, manifest: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -21,6 +22,7 @@ from sslzoo.index.collection import Collection
 
 URL_BYTES = 64 << 20  # of an image fetched by URL
 URL_SECONDS = 20.0
+SHOWN = 200  # letters of a query in a message
 WEB = ("http://", "https://")
 AGENT = "sslzoo (image search)"
 
@@ -109,9 +111,9 @@ def _row(collection: Collection, query: str) -> int | None:
     if row is not None or query == "-" or query.startswith(WEB):
         return row
     path = Path(query)
-    if not path.is_file():
+    if not os.path.isfile(query):  # unlike Path's, it takes a text that is too long for a name
         example = collection.ids_at([0])[0]
-        raise InputError(f"{query} is neither a file nor an id of the collection; ids look like {example}")
+        raise InputError(f"{query[:SHOWN]} is neither a file nor an id of the collection; ids look like {example}")
     source = Path(collection.manifest.get("source", ""))
     if source.is_absolute() and path.resolve().is_relative_to(source):
         return collection.row_of(path.resolve().relative_to(source).as_posix())
@@ -124,8 +126,8 @@ def _array(path: Path, dim: int) -> NDArray[np.float32]:
         vectors = np.atleast_2d(np.asarray(values, np.float32))
     except (ValueError, TypeError, EOFError) as error:
         raise InputError(f"{path} is not an array of numbers ({error}); write one with numpy.save") from None
-    if vectors.ndim != 2 or vectors.shape[1] != dim:
-        raise InputError(f"{path} has shape {values.shape}; the collection needs [{dim}] or [n, {dim}]")
+    if vectors.ndim != 2 or vectors.shape[1] != dim or not len(vectors):
+        raise InputError(f"{path} has shape {values.shape}; the collection needs [{dim}] or [n, {dim}], n at least 1")
     return vectors
 
 

@@ -93,6 +93,24 @@ def test_qdrant(folder, tmp_path, monkeypatch):
         exporting.export_vectors(folder, "qdrant", "http://127.0.0.1:9")
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("changed", [5, 1700, 2499])
+def test_a_folder_that_changed_under_the_same_names(folder, tmp_path, changed):
+    pytest.importorskip("lancedb")
+    qdrant = pytest.importorskip("qdrant_client")
+    client = qdrant.QdrantClient(":memory:")
+    exporting.export_vectors(folder, "lancedb", tmp_path / "db")
+    exporting.export_vectors(folder, "qdrant", client)
+    vectors = clustered(2500).vectors
+    vectors[changed] = clustered(1, seed=7).vectors[0]
+    write(folder, vectors)
+    with pytest.raises(InputError, match="other rows"):
+        exporting.export_vectors(folder, "lancedb", tmp_path / "db")
+    exporting.export_vectors(folder, "qdrant", client)  # all points are written again
+    found = client.query_points("images", query=vectors[changed].tolist(), limit=1).points[0]
+    assert (found.id, round(found.score, 5)) == (changed, 1)
+
+
 def test_an_unknown_database(folder):
     with pytest.raises(InputError, match="lancedb or qdrant"):
         exporting.export_vectors(folder, "sqlite", "x")

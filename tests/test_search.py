@@ -4,6 +4,7 @@ import functools
 import http.server
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import sslzoo
 from sslzoo import cli
@@ -89,12 +91,15 @@ def test_pictures_from_outside_search_an_index_too(run, folder, photos, tmp_path
 
 def test_wrong_queries(run, folder, server, tmp_path):
     np.save(tmp_path / "wide.npy", np.zeros(7))
+    np.save(tmp_path / "none.npy", np.zeros((0, 512)))
     (tmp_path / "no.npy").write_text("text")
     for query, message in [
         (f"{server}/nothing.jpg", "can't be fetched"),
         ("http://127.0.0.1:9/x.jpg", "can't be fetched"),
         (tmp_path / "wide.npy", "[512]"),
         (tmp_path / "no.npy", "numpy.save"),
+        (tmp_path / "none.npy", "shape (0, 512)"),
+        ("a long text " * 500, "a long t is neither a file nor an id"),
     ]:
         code, out, err = run("search", folder, query)
         assert (code, out) == (1, "")
@@ -129,6 +134,39 @@ def test_index_then_search_and_remove(run, folder):
     assert code == 1 and "4GB" in err
     code, _, err = run("index", folder, "--kind", "tree")
     assert code == 1 and "hnsw" in err
+
+
+def test_another_picture_under_the_same_name_is_found_after_an_update(run, tmp_path):
+    rng = np.random.default_rng(0)
+    new, *pictures = (Image.fromarray(pixels) for pixels in rng.integers(0, 255, (600, 8, 8, 3), np.uint8))
+    (tmp_path / "in").mkdir()
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / "in" / f"{number:03d}.bmp")
+    new.save(tmp_path / "query.bmp")
+    sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "e")
+    before = (tmp_path / "e" / "part-00000.parquet").read_bytes()
+    sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "again")
+    assert (tmp_path / "again" / "part-00000.parquet").read_bytes() == before
+    run("index", tmp_path / "e")
+    new.save(tmp_path / "in" / "000.bmp")
+    sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "e", update=True)
+    assert (tmp_path / "e" / "part-00000.parquet").stat().st_size == len(before)
+    code, _, err = run("search", tmp_path / "e", tmp_path / "query.bmp")
+    assert code == 1 and "sslzoo index" in err
+    run("index", tmp_path / "e")
+    assert run("search", tmp_path / "e", tmp_path / "query.bmp", "-k", 1)[1].split() == ["1.0000", "000.bmp"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_a_file_whose_name_is_not_utf8_is_known_as_itself(run, photos, tmp_path):
+    (tmp_path / "in").mkdir()
+    names = [os.fsdecode(b"caf\xe9.jpg"), "b.jpg"]
+    for number, name in enumerate(names):
+        (tmp_path / "in" / name).write_bytes((photos / "bars" / f"{number}.jpg").read_bytes())
+    sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "e")
+    for query in (tmp_path / "in" / names[0], "caf\\udce9.jpg"):
+        code, out, _ = run("search", tmp_path / "e", query, "--exclude-self")
+        assert code == 0 and [line.split()[1] for line in out.splitlines()] == ["b.jpg"]
 
 
 class Tags(HTMLParser):

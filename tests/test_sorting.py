@@ -33,6 +33,22 @@ def test_a_group_larger_than_the_search_holds_together():
     assert len(group.ids) == 300
 
 
+@pytest.mark.parametrize("kind", ["exact", "pq"])
+def test_groups_that_fill_the_search_with_their_own_are_still_connected(kind):
+    """Bursts of 70: within a burst the cosine is 1, between two 0.96, and between the first and the third 0.9."""
+    first, second, third = np.eye(64)[0], np.eye(64)[1], np.eye(64)[2]
+    bursts = [first, 0.96 * first + 0.28 * second, 0.9 * first + (0.96 - 0.864) / 0.28 * second]
+    bursts[2] = bursts[2] + np.sqrt(1 - (bursts[2] ** 2).sum()) * third
+    others = np.random.default_rng(0).normal(size=(3000, 64))
+    vectors = np.concatenate([*(np.repeat(burst[None], 70, axis=0) for burst in bursts), others]).astype(np.float32)
+    if kind == "pq":
+        pytest.importorskip("faiss")
+    bank = Embeddings(vectors, [str(i) for i in range(len(vectors))], space="s")
+    index = sslzoo.build_index(bank, kind, recall=0)
+    assert [len(group.ids) for group in duplicates(index, 0.95)] == [210]
+    assert [len(group.ids) for group in duplicates(index, 0.97)] == [70, 70, 70]
+
+
 def test_clusters_of_separate_clouds_are_pure():
     pytest.importorskip("faiss")
     rng = np.random.default_rng(0)

@@ -35,6 +35,7 @@ def build_index(
     it raises InputError when it does not. "auto" falls back to exact then; `memory` in bytes is what its structure may
     take, and `say` is told how it chooses.
     """
+    require_kind(kind)
     collection = embeddings if isinstance(embeddings, Collection) else Collection(embeddings)
     if kind == "auto":
         return choose(collection, recall=recall, memory=memory, say=say)
@@ -42,8 +43,6 @@ def build_index(
         return ExactIndex(collection)
     if kind == "flat":
         return FlatIndex(collection)
-    if kind not in APPROXIMATE:
-        raise InputError(f"kind is {kind!r}; use auto, {', '.join(KINDS)}")
     index = ApproximateIndex(collection, kind)
     index.build()
     if (reached := index.tune(recall)) < recall:
@@ -52,3 +51,9 @@ def build_index(
             "--kind auto, or promise less with --recall"
         )
     return index
+
+
+def require_kind(kind: str) -> None:
+    """Raises InputError for a kind of index that isn't known."""
+    if kind not in ("auto", *KINDS):
+        raise InputError(f"kind is {kind!r}; use auto, {', '.join(KINDS)}")

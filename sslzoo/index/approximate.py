@@ -19,7 +19,7 @@ from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
 from sslzoo.index import faiss_door
 from sslzoo.index.collection import Collection
-from sslzoo.index.exact import BULK, SLACK, ExactIndex, Found, exact, order, rescore
+from sslzoo.index.exact import SLACK, ExactIndex, Found, exact, order, rescore
 
 SMALL = 2000  # vectors up to which a structure is not worth training: the shortlist is everything
 PER_CENTROID = 39  # training vectors a centroid, below which FAISS's k-means warns
@@ -40,6 +40,7 @@ class Kind:
     knob: str
     efforts: tuple[tuple[int, int], ...]
     bytes_per_vector: Callable[[int], float]  # dim -> resident bytes beside the stored vectors
+    whole: bool = False  # it holds the vectors themselves, so that FAISS's scores are true but for rounding
 
 
 def _cells(n: int) -> int:
@@ -82,6 +83,7 @@ KINDS: dict[str, Kind] = {
         "nprobe",
         tuple((visits, 1) for visits, _ in _VISITS),
         lambda dim: 4 * dim + 8,
+        whole=True,
     ),
     "hnsw": Kind(
         "a graph of near vectors",
@@ -89,6 +91,7 @@ KINDS: dict[str, Kind] = {
         "efSearch",
         ((32, 1), (64, 1), (128, 1), (256, 1), (512, 1)),
         lambda dim: 4 * dim + 4 * 2 * 32 * 1.1,
+        whole=True,
     ),
 }
 
@@ -134,7 +137,7 @@ class ApproximateIndex(ExactIndex):
             rows = first + np.flatnonzero(alive[first : first + len(bank)])
             rows = rows[rows >= start]
             if len(rows):
-                self.structure.add(np.ascontiguousarray(bank[rows - first]))
+                self.structure.add(_numbers(np.ascontiguousarray(bank[rows - first]), rows))
                 self.members = np.concatenate([self.members, rows])
 
     def _sample(self, alive: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
@@ -143,18 +146,20 @@ class ApproximateIndex(ExactIndex):
         most = max(256 * PER_CENTROID, 64 * _cells(len(rows)))
         most = min(most, TRAIN_BYTES // (4 * self.collection.dim), len(rows))
         chosen = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-        return self.collection.vectors_at(chosen)
+        return _numbers(self.collection.vectors_at(chosen), chosen)
 
-    def shortlist(self, probes: NDArray[np.float32], m: int) -> NDArray[np.int64]:
-        """Rows that FAISS proposes for each probe, `[q, m]`, -1 where it has fewer."""
+    def shortlist(self, probes: NDArray[np.float32], m: int) -> Found:
+        """Rows that FAISS proposes for each probe and its own scores, `[q, m]`, -1 where it has fewer."""
         value, _ = self.facts.efforts[self.effort]
         options = None
         if self.facts.knob == "efSearch":
             options = faiss_door.load().SearchParametersHNSW(efSearch=max(value, m))
         elif self.facts.knob:
             self.structure.nprobe = value
-        _, places = self.structure.search(np.ascontiguousarray(probes), min(m, len(self.members)), params=options)
-        return np.where(places >= 0, self.members[places], -1)
+        near, places = self.structure.search(np.ascontiguousarray(probes), min(m, len(self.members)), params=options)
+        rows = self.members[places]
+        rows[places < 0] = -1
+        return rows, near
 
     def _nearest(
         self, probes: NDArray[np.float32], k: int, left_out: NDArray[np.int64], within: NDArray[np.bool_] | None
@@ -165,18 +170,21 @@ class ApproximateIndex(ExactIndex):
         m = math.ceil(max(SHORTLIST, self.facts.efforts[self.effort][1] * (k + 1)) / max(share, 1e-9))
         if self.structure is None or share < 0.1 or 2 * m > len(self.members) or self.collection.normalized is None:
             return exact(self.collection, probes, k, left_out, within)
-        rows = self.shortlist(probes, m)
-        dropped = rows == left_out[:, None]
+        rows, near = self.shortlist(probes, m)
+        one_left_out = bool((left_out >= 0).any())
+        if one_left_out:
+            rows[rows == left_out[:, None]] = -1
         if within is not None:
-            dropped |= ~within[rows]
-        rows = np.where(dropped, -1, rows)
-        if len(rows) >= BULK and rows.shape[1] > k + SLACK:
-            # FAISS multiplies where the vectors lie, with all threads; only the few that count are copied
-            near = faiss_door.products(self.collection.normalized, probes, rows)
+            rows[~within[rows]] = -1
+        if rows.shape[1] > k + SLACK:
+            # only the few that count are copied: by FAISS's true scores, or by products that it takes where the vectors lie
+            if not self.facts.whole:
+                near = faiss_door.products(self.collection.normalized, probes, rows)
+            near[rows < 0] = -np.inf
             best = np.argpartition(-near, k + SLACK - 1, axis=1)[:, : k + SLACK]
             rows = rows[np.arange(len(rows))[:, None], best]
         rows, scores = order(rows, rescore(self.collection.vectors_at, rows, probes), k)
-        available = min(k, allowed - (1 if (left_out >= 0).any() else 0))
+        available = min(k, allowed - one_left_out)
         short = (rows >= 0).sum(axis=1) < available
         if short.any():
             found, score = exact(self.collection, probes[short], k, left_out[short], within)
@@ -226,6 +234,17 @@ class ApproximateIndex(ExactIndex):
             raise InputError(
                 f"{path} can't be read ({str(error).splitlines()[0][:120]}); build the index again: sslzoo index"
             ) from None
+
+
+def _numbers(vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The vectors of these rows; raises InputError for NaN and infinity, which no structure takes."""
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"the vector of row {rows[np.argmin(finite)]} holds NaN or infinity; embed again with --precision fp32, or use "
+            "--kind exact, which never finds it"
+        )
+    return vectors
 
 
 class FlatIndex(ExactIndex):

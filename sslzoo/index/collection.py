@@ -16,6 +16,7 @@ from sslzoo.embeddings import (
     columns_schema,
     normalize,
     part_files,
+    storable,
     tables_by_part,
     vectors_by_part,
 )
@@ -115,21 +116,18 @@ class Collection:
 
     def take(self, name: str, rows: Sequence[int] | NDArray[np.int64]) -> list[Any]:
         """The values of some rows in a column; only the chunks in which they lie are looked at."""
-        import pyarrow as pa
-
         if name not in self._chunks:
             chunks = self.column(name).chunks
             self._chunks[name] = chunks, np.cumsum([0, *map(len, chunks)])
         chunks, starts = self._chunks[name]
         rows = np.asarray(rows, np.int64)
+        if len(chunks) == 1:
+            return _values(chunks[0], rows)
         chunk_of = np.searchsorted(starts, rows, side="right") - 1
         out = np.empty(len(rows), object)
         for number in set(chunk_of.tolist()):
             here = chunk_of == number
-            places = rows[here] - starts[number]
-            # not from the numpy array itself: pyarrow would import pandas to look at it
-            indices = pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)])
-            out[here] = chunks[number].take(indices).to_pylist()
+            out[here] = _values(chunks[number], rows[here] - starts[number])
         return list(out)
 
     def ids_at(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
@@ -147,6 +145,14 @@ class Collection:
                 return start + row
             start += len(chunk)
         return None
+
+    def rows_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """All rows that have one of these ids, ascending."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        wanted = pa.array([storable(id_) for id_ in ids], pa.string())
+        return np.flatnonzero(np.asarray(pc.is_in(self.column("path"), value_set=wanted)))
 
     def matching(self, *, prefix: str = "", where: Mapping[str, str] | None = None) -> NDArray[np.bool_] | None:
         """Which rows have an id that starts with `prefix` and these values in these columns; None where all may.
@@ -167,7 +173,7 @@ class Collection:
 
         tests: list[tuple[str, Callable[[Any], NDArray[np.bool_]]]] = []
         if prefix:
-            tests.append(("path", lambda chunk: np.asarray(pc.starts_with(chunk, pattern=prefix), bool)))
+            tests.append(("path", lambda chunk: np.asarray(pc.starts_with(chunk, pattern=storable(prefix)), bool)))
         for name, value in (where or {}).items():
             if name not in self.column_names:
                 raise InputError(f"no column {name!r}; filter by one of: {', '.join(self.column_names)}")
@@ -210,6 +216,10 @@ class MappedCollection(Collection):
         self._read = {}
         self._chunks = {}
 
+    def open(self) -> None:
+        """Opens the files, which are otherwise opened when first used: then they can be read even when they are replaced."""
+        _ = self.normalized, self._table
+
     def __len__(self) -> int:
         return int(self._n)
 
@@ -235,11 +245,26 @@ class MappedCollection(Collection):
         return self._table.column(name)
 
 
+def _values(chunk: pa.Array, places: NDArray[np.int64]) -> list[Any]:
+    import pyarrow as pa
+
+    if chunk.type == pa.string() and not chunk.null_count:  # a few strings are read faster than Arrow copies them
+        _, ends, letters = chunk.buffers()
+        if letters is None:
+            return [""] * len(places)
+        at = np.frombuffer(ends, np.int32)[chunk.offset :]
+        data = memoryview(letters)
+        return [str(data[a:b], "utf-8") for a, b in zip(at[places].tolist(), at[places + 1].tolist(), strict=True)]
+    # not from the numpy array itself: pyarrow would import pandas to look at it
+    indices = pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)])
+    return list(chunk.take(indices).to_pylist())
+
+
 def _text(value: str) -> pa.Scalar:
     """A string for pyarrow to compare with; `pa.scalar` and `pa.array` import pandas, which takes longer than a search."""
     import pyarrow as pa
 
-    data = value.encode("utf-8", "surrogatepass")
+    data = storable(value).encode("utf-8")
     ends = np.array([0, len(data)], np.int32)
     return pa.StringArray.from_buffers(1, pa.py_buffer(ends), pa.py_buffer(data))[0]
 

@@ -86,17 +86,29 @@ class ExactIndex:
             raise InputError("k is None, which finds all that reach a threshold; give one")
         if k is not None and k < 1:
             raise InputError(f"k is {k}; ask for at least one neighbour")
+        if exclude is not None and len(exclude) != len(probes):
+            raise InputError(
+                f"exclude names {len(exclude)} rows for {len(probes)} queries; name one, or None, for each"
+            )
+        if within is not None and (within.dtype != bool or within.shape != (len(self.collection),)):
+            raise InputError(
+                f"within is {within.dtype} of shape {within.shape}; give a mask, bool of shape ({len(self.collection)},)"
+            )
         if len(self.collection.removed):
             within = self.collection.alive if within is None else within & self.collection.alive
-        left_out = np.array([-1 if row is None else row for row in exclude or [None] * len(probes)], np.int64)
+        left_out = np.full(len(probes), -1)
+        if exclude is not None:
+            left_out[:] = [-1 if row is None else row for row in exclude]
         if k is None:
             assert threshold is not None
             rows, scores = all_above(self.collection, probes, threshold, left_out, within)
         else:
             found, cosines = self._nearest(probes, min(k, max(1, len(self.collection))), left_out, within)
+            rows, scores = list(found), list(cosines)
             keep = (found >= 0) & (cosines >= (-np.inf if threshold is None else threshold))
-            rows = [line[kept] for line, kept in zip(found, keep, strict=True)]
-            scores = [line[kept] for line, kept in zip(cosines, keep, strict=True)]
+            if not keep.all():
+                rows = [line[kept] for line, kept in zip(rows, keep, strict=True)]
+                scores = [line[kept] for line, kept in zip(scores, keep, strict=True)]
         ids = iter(self.collection.ids_at(np.concatenate([*rows, np.empty(0, np.int64)])))
         return Neighbours([list(itertools.islice(ids, len(line))) for line in rows], scores, rows)
 
@@ -203,13 +215,14 @@ def rescore(
     fetch: Callable[[NDArray[np.int64]], NDArray[np.float32]], rows: NDArray[np.int64], probes: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """The scores `[q, m]` of proposed rows `[q, m]`, -inf where a row is -1; `fetch` gets the vectors of rows."""
-    scores = np.full(rows.shape, -np.inf, np.float32)
+    scores = np.empty(rows.shape, np.float32)
     step = max(1, GATHER_BYTES // max(1, 4 * rows.shape[1] * probes.shape[1]))
     for start in range(0, len(probes), step):
         block = rows[start : start + step]
         vectors = fetch(np.maximum(block, 0).ravel()).reshape(*block.shape, -1)
         scores[start : start + step] = score(vectors, probes[start : start + step])
-    return np.where(rows >= 0, scores, np.float32(-np.inf))
+    scores[rows < 0] = -np.inf
+    return scores
 
 
 def top(bank: NDArray[np.float32], probes: NDArray[np.float32], k: int, propose: Propose | None = None) -> Found:

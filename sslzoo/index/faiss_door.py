@@ -75,13 +75,12 @@ def nearest(
 
 
 def products(bank: NDArray[np.float32], probes: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The dot products `[q, m]` of each probe with its own rows of the bank, -inf where a row is -1; nothing is copied."""
+    """The dot products `[q, m]` of each probe with its own rows of the bank, anything where a row is -1; nothing is copied."""
     faiss = load()
     probes, rows = np.ascontiguousarray(probes), np.ascontiguousarray(rows)
     out = np.empty(rows.shape, np.float32)
     pointers = (faiss.swig_ptr(array) for array in (out, probes, bank, rows))
     faiss.fvec_inner_products_by_idx(*pointers, probes.shape[1], *rows.shape)
-    out[rows < 0] = -np.inf
     return out
 
 

@@ -4,15 +4,15 @@
 normalised vectors row by row; `rows-N.arrow`, all other columns; `removed-N.npy`; and for an approximate kind
 `structure-N.faiss` and `members-N.npy`. A change writes files of new names (vectors are appended behind those in use), then
 replaces `index.json`, then removes the files that nothing names any more: killed at any point, it leaves the index as it was.
+A reader opens all files at once, and again where `index.json` was replaced meanwhile; what it has open stays as it is.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ from sslzoo.embeddings import (
     Embeddings,
     normalize,
     part_files,
+    part_stamp,
     read_manifest,
     tables_by_part,
     vectors_by_part,
 )
 from sslzoo.errors import InputError, OutputError, SpaceMismatch
-from sslzoo.index import MEMORY, RECALL, build_index
+from sslzoo.index import MEMORY, RECALL, build_index, require_kind
 from sslzoo.index.approximate import STALE, ApproximateIndex, FlatIndex
 from sslzoo.index.auto import Say, silent
 from sslzoo.index.collection import MappedCollection
@@ -37,7 +38,8 @@ from sslzoo.index.exact import ExactIndex
 
 FORMAT = 2
 FACTS, LOCK = "index.json", ".lock"
-FOOTER = 4096  # bytes at a part's end; they hold its row count, statistics and what it was made of
+NEEDED = {"space", "model", "dim", "parts", "version", "rows", "files", "kind", "recall", "asked", "wanted"}
+TRIES = 100  # to open an index that another process keeps replacing
 ROWS_BYTES = 16 << 20  # of columns written at a time
 
 Facts = dict[str, Any]
@@ -58,10 +60,17 @@ def open_index(folder: str | Path) -> ExactIndex:
     folder = Path(folder)
     if not has_index(folder):
         return ExactIndex(Embeddings.open(folder))
-    facts = _facts(folder)
-    if not _continues(_parts_now(folder), facts):
-        raise InputError(f"{folder} has changed since its index was made; bring it up to date: sslzoo index {folder}")
-    return _open(folder, facts)
+    for _ in range(TRIES):
+        facts = _facts(folder)
+        try:
+            if _continues(_parts_now(folder), facts):
+                return _open(folder, facts)
+        except (OSError, InputError):
+            if _facts(folder)["version"] == facts["version"]:
+                raise
+        if _facts(folder)["version"] == facts["version"]:
+            break
+    raise InputError(f"{folder} has changed since its index was made; bring it up to date: sslzoo index {folder}")
 
 
 def write_index(
@@ -78,9 +87,10 @@ def write_index(
     Only what is new is read again: parts that came are appended, and a structure of the same kind takes them in, as long as
     it keeps the recall. Raises like `build_index`, and InputError while another process writes the same index.
     """
+    require_kind(kind)
     folder = Path(folder)
     embeddings = Embeddings.open(folder)
-    with _alone(folder):
+    with _alone(folder), _tidy(folder):
         parts = _parts_now(folder)
         old = _facts(folder) if has_index(folder) and not rebuild else None
         if old and not (_continues(parts, old) and (old["space"], old["dim"]) == (embeddings.space, embeddings.dim)):
@@ -98,19 +108,20 @@ def write_index(
 def remove(folder: str | Path, ids: Sequence[str]) -> ExactIndex:
     """Takes images out of the index, which is written first where there is none; the parts keep them.
 
-    The removed are remembered by their ids and skipped, until the `index` folder is deleted; when they become more than a
-    fifth of an approximate index it is built anew without them. Raises InputError for an id that isn't there.
+    Every row of an id goes. The removed are remembered by their ids and skipped, until the `index` folder is deleted; when
+    they become more than a fifth of an approximate index it is built anew without them. Raises InputError for an id that
+    isn't there.
     """
     folder = Path(folder)
     if not has_index(folder):
         write_index(folder, "exact")
-    with _alone(folder):
+    with _alone(folder), _tidy(folder):
         index, facts = open_index(folder), _facts(folder)
         collection = index.collection
-        rows = {id_: collection.row_of(id_) for id_ in ids}
-        if unknown := [id_ for id_, row in rows.items() if row is None]:
-            raise InputError(f"{unknown[0]} is not an id of {folder}; ids look like {collection.ids_at([0])[0]}")
-        collection.removed = np.union1d(collection.removed, np.array(list(rows.values()), np.int64))
+        for id_ in ids:
+            if collection.row_of(id_) is None:
+                raise InputError(f"{id_} is not an id of {folder}; ids look like {collection.ids_at([0])[0]}")
+        collection.removed = np.union1d(collection.removed, collection.rows_of(ids))
         unchanged = True
         if isinstance(index, ApproximateIndex) and index.structure is not None:
             inside = int(np.isin(index.members, collection.removed).sum())
@@ -134,6 +145,7 @@ def _open(folder: Path, facts: Facts, *, mapped: bool = True) -> ExactIndex:
     if not vectors.is_file() or vectors.stat().st_size < 4 * facts["rows"] * facts["dim"]:
         raise InputError(f"{vectors} is cut off; build the index again: sslzoo index {folder} --rebuild")
     collection = _collection(folder, facts, manifest)
+    collection.open()
     index: ExactIndex
     if facts["kind"] in ("exact", "flat"):
         index = ExactIndex(collection) if facts["kind"] == "exact" else FlatIndex(collection)
@@ -142,7 +154,7 @@ def _open(folder: Path, facts: Facts, *, mapped: bool = True) -> ExactIndex:
         approximate.effort, approximate.recall = facts["effort"], facts["recall"]
         if "structure" in files:
             approximate.load(at / files["structure"], mapped=mapped)
-            approximate.members = np.load(at / files["members"], mmap_mode="r")
+            approximate.members = np.asarray(np.load(at / files["members"], mmap_mode="r"))  # np.memmap itself is slow
     index.unindexed = manifest["rows"] - facts["rows"]
     return index
 
@@ -215,9 +227,6 @@ def _save(folder: Path, facts: Facts, index: ExactIndex, *, same_structure: bool
     temporary = at / f".{FACTS}.tmp"
     _write(temporary, lambda path: path.write_text(json.dumps(facts) + "\n", encoding="utf-8"))
     os.replace(temporary, at / FACTS)
-    for path in at.iterdir():
-        if path.name not in (FACTS, LOCK, *files.values()):
-            path.unlink()
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> str:
@@ -226,6 +235,19 @@ def _write(path: Path, write: Callable[[Path], Any]) -> str:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     return path.name
+
+
+@contextmanager
+def _tidy(folder: Path) -> Iterator[None]:
+    """Afterwards, also when it failed, nothing is left in the index but what its facts name."""
+    try:
+        yield
+    finally:
+        with suppress(OSError, InputError):  # facts that can't be read name nothing for sure
+            named = _facts(folder)["files"].values() if has_index(folder) else ()
+            for path in (folder / INDEX).iterdir():
+                if path.name not in (FACTS, LOCK, *named):
+                    path.unlink()
 
 
 @contextmanager
@@ -261,9 +283,9 @@ def _facts(folder: Path) -> Facts:
     path = folder / INDEX / FACTS
     try:
         facts: Facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["format"] == FORMAT:
+        if facts["format"] == FORMAT and facts.keys() >= NEEDED and facts["files"].keys() >= {"vectors", "rows"}:
             return facts
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise InputError(f"{path} can't be read by this version; build the index again: sslzoo index {folder} --rebuild")
 
@@ -275,14 +297,8 @@ def _version(folder: Path) -> int:
 
 
 def _parts_now(folder: Path) -> list[list[Any]]:
-    """Name, size in bytes and a checksum of the footer of each part: enough to see that parts came, went or changed."""
-    parts = []
-    for path in part_files(folder):
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - FOOTER))
-            parts.append([path.name, size, zlib.crc32(file.read())])
-    return parts
+    """The stamp of each part: enough to see that parts came, went or changed."""
+    return [part_stamp(path) for path in part_files(folder)]
 
 
 def _continues(parts: list[list[Any]], facts: Facts) -> bool:
@@ -292,16 +308,12 @@ def _continues(parts: list[list[Any]], facts: Facts) -> bool:
 
 def _removed_before(folder: Path, facts: Facts) -> NDArray[np.int64]:
     """The rows of a new index whose ids were removed from the one that is there."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     try:
         before = _collection(folder, _facts(folder), {})
         gone = before.ids_at(before.removed)
     except (InputError, OSError):  # none is there, or it can't be read
         return np.empty(0, np.int64)
-    ids = MappedCollection(folder, facts, {}).column("path")
-    return np.flatnonzero(np.asarray(pc.is_in(ids, value_set=pa.array(gone, pa.string()))))
+    return MappedCollection(folder, facts, {}).rows_of(gone)
 
 
 def _append_vectors(path: Path, parts: Sequence[Path], *, keep: int, dim: int) -> int:

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sslzoo.backends.backend import Backend
-from sslzoo.embeddings import FORMAT
+from sslzoo.embeddings import FORMAT, storable
 from sslzoo.errors import ImageError, InputError, Interrupted
 from sslzoo.images.decode import DEFAULT, Policy
 from sslzoo.images.discover import Item, Reader, Source, Summary, open_source
 from sslzoo.images.read import Fast, read, read_or_reuse
 from sslzoo.images.sources.location import is_url
 from sslzoo.pipeline.update import Known, Reuse
-from sslzoo.pipeline.writer import Collector, Facts, Part, Writer, storable
+from sslzoo.pipeline.writer import Collector, Facts, Part, Writer
 from sslzoo.spec import Preprocess
 
 PART_SIZE = 1024  # inputs; at most so much work is lost to a kill, or waited for after Ctrl-C

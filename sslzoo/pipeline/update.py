@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sslzoo.embeddings import part_files
+from sslzoo.embeddings import part_files, storable
 from sslzoo.errors import InputError
 from sslzoo.images.sources.item import Item
-from sslzoo.pipeline.writer import Facts, other_files, storable
+from sslzoo.pipeline.writer import Facts, other_files
 
 
 @dataclass(frozen=True)

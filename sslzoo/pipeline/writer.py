@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslzoo.embeddings import (
+    CHECKSUM,
     FAILURES,
     INDEX,
     MANIFEST,
@@ -26,6 +27,7 @@ from sslzoo.embeddings import (
     part_files,
     part_name,
     read_manifest,
+    storable,
 )
 from sslzoo.errors import InputError, OutputError, OutputExists
 
@@ -77,6 +79,14 @@ class Facts:
 def fingerprint(inputs: Sequence[str]) -> str:
     """A hash of input ids in their order."""
     return hashlib.sha256("\0".join(inputs).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _checksum(table: pa.Table) -> str:
+    """A hash of all values of a table, in the form in which Arrow sends them."""
+    digest = hashlib.sha256()
+    for batch in table.to_batches():
+        digest.update(batch.serialize())
+    return digest.hexdigest()
 
 
 class Collector:
@@ -177,9 +187,9 @@ class Writer:
         for name, kind in self.manifest["columns"].items():
             columns.setdefault(name, pa.array([row.columns.get(name) for row in facts], pa.type_for_alias(kind)))
         failures = [(storable(path), reason) for path, reason in part.failures]
-        about = {"inputs": fingerprint(part.inputs), "failures": failures}
-        table = pa.table(columns).replace_schema_metadata({"sslzoo": json.dumps(about)})
-        self._write_table(table, part_name(number))
+        table = pa.table(columns)
+        about = {CHECKSUM: _checksum(table), "inputs": fingerprint(part.inputs), "failures": failures}
+        self._write_table(table.replace_schema_metadata({"sslzoo": json.dumps(about)}), part_name(number))
 
     def _stored(self, part: Part) -> NDArray[np.floating[Any]]:
         """The vectors in the type that they are kept in; raises InputError for what float16 doesn't hold."""
@@ -301,11 +311,6 @@ def _nothing_readable(failures: list[tuple[str, str]]) -> InputError:
     return InputError(
         f"none of the {len(failures)} images can be read, nothing was written; the first: {path}: {reason}"
     )
-
-
-def storable(path: str) -> str:
-    """A path as valid UTF-8: bytes of a name that isn't (surrogates, in Python) become backslash escapes."""
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextlib.contextmanager

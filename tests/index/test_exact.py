@@ -108,5 +108,12 @@ def test_wrong_queries():
         index.search(np.full((1, 16), np.nan, np.float32))
     with pytest.raises(InputError, match=r"\[n, 16\]"):
         index.search(np.zeros((2, 5), np.float32))
+    three = photos(3).vectors
+    for exclude in ([0], [], [0, None, 1, 2]):
+        with pytest.raises(InputError, match="3 queries"):
+            index.search(three, exclude=exclude)
+    for within in (np.ones(7, bool), np.arange(300), np.ones((1, 300), bool)):
+        with pytest.raises(InputError, match=r"bool of shape \(300,\)"):
+            index.search(three, within=within)
     with pytest.raises(InputError, match="at least one"):
         index.search(np.zeros((2, 16), np.float32), k=0)

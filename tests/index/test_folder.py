@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -103,6 +104,27 @@ def test_a_folder_without_an_index_is_searched_in_its_parts(tmp_path, vectors, m
         )  # fmt: skip
 
 
+def test_searching_a_folder_without_an_index_holds_the_vectors_once_and_no_list_of_ids(tmp_path):
+    many = np.random.default_rng(0).normal(size=(60_000, 32)).astype(np.float32)
+    write(tmp_path / "e", many)
+    folder.open_index(tmp_path / "e").search(many[:1], 5)  # what is imported on first use doesn't count
+    tracemalloc.start()
+    index = folder.open_index(tmp_path / "e")
+    assert index.search(many[7:8], 1).rows[0].tolist() == [7]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * many.nbytes
+
+
+def test_parts_that_are_not_those_of_the_manifest(tmp_path, vectors):
+    write(tmp_path / "e", vectors)
+    manifest = tmp_path / "e" / "manifest.json"
+    for rows, dim in ((4999, 32), (5001, 32), (5000, 31)):
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"rows": rows, "dim": dim}))
+        with pytest.raises(InputError, match="manifest"):
+            _ = Embeddings.open(tmp_path / "e").vectors
+
+
 def test_the_removed_stay_out_when_the_folder_is_made_anew(tmp_path, vectors):
     e = tmp_path / "e"
     write(e, vectors[:2000])
@@ -114,6 +136,61 @@ def test_the_removed_stay_out_when_the_folder_is_made_anew(tmp_path, vectors):
     again = folder.write_index(e, "exact")
     assert again.collection.removed.tolist() == [1]
     assert again.search(vectors[1001:1002], 3).rows[0].tolist().count(1) == 0
+
+
+def test_an_index_that_is_replaced_while_it_is_opened_or_open_is_searched(tmp_path, vectors, monkeypatch):
+    e = tmp_path / "e"
+    write(e, vectors[:2500])
+    old = folder.write_index(e, "pq")
+    other = folder.write_index(e, "pq", rebuild=True)  # no file of the first is left
+    assert old.search(vectors[7:8], 3).ids == other.search(vectors[7:8], 3).ids
+    whole, replaced = folder._open, []
+
+    def slow(path, facts, **options):
+        if not replaced:
+            replaced.append(True)
+            folder.write_index(e, "exact", rebuild=True)
+        return whole(path, facts, **options)
+
+    monkeypatch.setattr(folder, "_open", slow)
+    assert folder.open_index(e).search(vectors[7:8], 3).ids == other.search(vectors[7:8], 3).ids
+    for path in (e / "index").glob("vectors-*"):
+        path.unlink()
+    with pytest.raises(InputError, match="cut off"):  # nobody replaces it
+        folder.open_index(e)
+
+
+def test_every_row_of_an_id_is_removed(tmp_path, vectors):
+    write(tmp_path / "e", vectors[:1000])
+    part = tmp_path / "e" / "part-00000.parquet"
+    table = pq.read_table(part)
+    ids = table["path"].to_pylist()
+    ids[500] = ids[7]
+    pq.write_table(table.set_column(0, "path", pa.array(ids)), part)
+    index = folder.remove(tmp_path / "e", [ids[7], ids[7]])
+    assert index.collection.removed.tolist() == [7, 500]
+    assert len(index) == 998
+
+
+@pytest.mark.parametrize("old_parts", [False, True])
+def test_other_vectors_under_the_same_names_are_not_searched_with_the_old_ones(tmp_path, vectors, old_parts):
+    def rewrite(some):
+        for part in e.glob("part-*"):
+            part.unlink()
+        write(e, some)
+        for part in e.glob("part-*") if old_parts else ():  # as they were before they had a checksum
+            table = pq.read_table(part).replace_schema_metadata({"sslzoo": '{"inputs": "", "failures": []}'})
+            pq.write_table(table, part, compression="NONE", use_dictionary=False, write_statistics=False)
+
+    e = tmp_path / "e"
+    rewrite(vectors[:2000])
+    folder.write_index(e, "exact")
+    sizes = [part.stat().st_size for part in sorted(e.glob("part-*"))]
+    rewrite(np.concatenate([vectors[:1500], vectors[2000:2001], vectors[1501:2000]]))
+    assert [part.stat().st_size for part in sorted(e.glob("part-*"))] == sizes
+    with pytest.raises(InputError, match="sslzoo index"):
+        folder.open_index(e)
+    assert folder.write_index(e, "exact").search(vectors[2000:2001], 1).rows[0].tolist() == [1500]
 
 
 def test_filters(tmp_path, vectors):
@@ -129,6 +206,17 @@ def test_filters(tmp_path, vectors):
         rows.matching(where={"colour": "red"})
     assert rows.row_of("b/3.jpg") == 3
     assert rows.row_of("nothing") is None
+
+
+def test_values_of_some_rows_are_those_that_arrow_gives():
+    words = ["plain", "", "café", "写真.jpg", None, "end"]
+    bank = collection.Collection(Embeddings(np.zeros((6, 1), np.float32), list("abcdef"), space="s"))
+    for array in (pa.array(words), pa.array(words[:4]), pa.array(words[1:4] * 2)[2:6], pa.array([""] * 5)):
+        for column in (pa.chunked_array([array]), pa.chunked_array([array[:1], array[1:]])):
+            bank._read, bank._chunks = {"word": column}, {}
+            rows = np.array([3, 0, 1, 3])
+            assert bank.take("word", rows) == [array[row].as_py() for row in rows.tolist()]
+            assert bank.take("word", rows[:0]) == []
 
 
 def test_a_column_that_some_parts_lack(tmp_path, vectors):
@@ -158,9 +246,26 @@ def test_other_spaces_damage_and_unknown_ids(tmp_path, vectors):
     (e / "index" / "vectors-1.f32").write_bytes(b"123")
     with pytest.raises(InputError, match="cut off"):
         folder.open_index(e)
-    (e / "index" / "index.json").write_text("{")
-    with pytest.raises(InputError, match="sslzoo index"):
-        folder.open_index(e)
+    for damaged in ("{", "7", '{"format": 2}'):
+        (e / "index" / "index.json").write_text(damaged)
+        with pytest.raises(InputError, match="sslzoo index"):
+            folder.open_index(e)
+
+
+def test_a_refused_kind_leaves_nothing(tmp_path):
+    noise = np.random.default_rng(0).normal(size=(3000, 32)).astype(np.float32)
+    write(tmp_path / "e", noise)
+    with pytest.raises(InputError, match="hnsw"):
+        folder.write_index(tmp_path / "e", "tree")
+    assert not (tmp_path / "e" / "index").exists()
+    with pytest.raises(InputError, match="--recall"):
+        folder.write_index(tmp_path / "e", "ivf", recall=1.1)
+    assert [path.name for path in (tmp_path / "e" / "index").iterdir()] == [".lock"]
+    folder.write_index(tmp_path / "e", "exact")
+    before = sorted(path.name for path in (tmp_path / "e" / "index").iterdir())
+    with pytest.raises(InputError, match="--recall"):
+        folder.write_index(tmp_path / "e", "ivf", recall=1.1, rebuild=True)
+    assert sorted(path.name for path in (tmp_path / "e" / "index").iterdir()) == before
 
 
 def test_a_vector_that_is_not_a_number_is_refused(tmp_path, vectors):

@@ -81,6 +81,15 @@ def test_other_spaces_and_shapes_are_refused(index):
         index.search(np.ones((1, 5), np.float32))
 
 
+@pytest.mark.parametrize("kind", approximate.KINDS)
+@pytest.mark.parametrize("bad", [range(2500), [2499]])
+def test_vectors_that_are_not_numbers_are_refused(kind, bad):
+    bank = clustered(2500)
+    bank.vectors[[*bad]] = np.nan
+    with pytest.raises(InputError, match=rf"row {bad[0]} .*--kind exact"):
+        build_index(bank, kind)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [0, 1, 7])
 def test_tiny_collections_and_k_beyond_them(kind, n):
