@@ -67,8 +67,12 @@ def index(
     if as_json:
         typer.echo(json.dumps({"kind": made.kind, "vectors": len(made), "recall": measured}))
         return
-    whole = measured is None or getattr(made, "structure", None) is None  # a small collection needs no structure
-    promise = "exact" if whole else f"recall {measured:.3f} on a sample"
+    if measured is None:
+        promise = "exact"
+    elif getattr(made, "structure", None) is None:
+        promise = f"too few for {made.kind}, so searched exactly until there are more"
+    else:
+        promise = f"recall {measured:.3f} on a sample"
     typer.echo(f"{embeddings / 'index'}: {made.kind}, {len(made)} vectors, {promise}")
 
 
