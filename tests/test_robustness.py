@@ -28,7 +28,7 @@ import ctypes, functools, os, signal, struct, sys, time
 from sslzoo import cli
 from sslzoo.pipeline import run
 from sslzoo.images import read
-run.embed = functools.partial(run.embed, part_size=4, batch_size=2)
+run.embed, run.embed_shard = (functools.partial(f, part_size=4, batch_size=2) for f in (run.embed, run.embed_shard))
 fast, pause = read.pixels, {pause}
 read.pixels = lambda *arguments: time.sleep(pause) or fast(*arguments)
 sys.argv = ["sslzoo", "embed", {source!r}, "-o", {out!r}, "-m", "pixels-32", "-q", *{options!r}]
@@ -170,6 +170,21 @@ def test_ctrl_c_finishes_the_part_and_a_second_one_stops_at_once(folder, whole, 
     assert process.returncode == 130
     assert "Traceback" not in err
     assert resumed(folder, tmp_path / "f") == whole
+
+
+def test_ctrl_c_finishes_the_part_of_a_shard(folder, tmp_path):
+    process = start(folder, tmp_path / "e", "--shard", "0/1", pause=0.02)
+    while not parts(tmp_path / "e"):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "finishing the current part" in err
+    assert "the same command goes on" in err
+    done = len(parts(tmp_path / "e"))
+    assert 1 <= done < 8
+    assert run(folder, tmp_path / "e", "--shard", "0/1")[0] == 3
+    assert len(parts(tmp_path / "e")) == 8
 
 
 def test_a_full_disk_ends_in_one_line_and_keeps_the_finished_parts(folder, whole, tmp_path):

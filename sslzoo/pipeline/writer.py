@@ -274,8 +274,6 @@ def merge(folder: Path) -> Embeddings:
         raise InputError(
             f"{folder} lacks shard {', '.join(missing)}; run: sslzoo embed … -o {folder} --shard {missing[0]}"
         )
-    if lost := [number for number in range(parts) if not (folder / part_name(number)).exists()]:
-        raise InputError(f"{folder} lacks part {lost[0]} of {parts}; run shard {lost[0] % shards}/{shards} again")
     if stale := [
         f"{i}/{shards}" for i, mark in sorted(marks.items()) if mark.get("inputs") != marks[last].get("inputs")
     ]:
@@ -283,6 +281,8 @@ def merge(folder: Path) -> Embeddings:
             f"the images have changed since shard {', '.join(stale)} of {folder} was made; run it again: "
             f"sslzoo embed … -o {folder} --shard {stale[0]}"
         )
+    if lost := [number for number in range(parts) if not (folder / part_name(number)).exists()]:
+        raise InputError(f"{folder} lacks part {lost[0]} of {parts}; run shard {lost[0] % shards}/{shards} again")
     keep = {key: value for key, value in manifest.items() if key != "complete"}
     result = Writer(folder, keep, started=True).finish(marks[0]["left_out"], parts)
     for path in folder.glob("shard-*.json"):
