@@ -128,6 +128,24 @@ def test_killed_at_every_touch_of_a_file(folder, whole, tmp_path):
     assert n > 25
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--overwrite", "--update"])
+def test_killed_at_every_touch_while_a_folder_is_replaced(folder, whole, tmp_path, option):
+    for n in range(1, 300):
+        at = tmp_path / str(n)
+        (at / "e").mkdir(parents=True)
+        for name, data in {**whole, "notes.txt": b"mine"}.items():
+            (at / "e" / name).write_bytes(data)
+        code, _, err = run(folder, at / "e", option, before=KILL_AT.format(out=str(at), n=n))
+        if code == 3:
+            break
+        assert code == -signal.SIGKILL, err
+        assert run(folder, at / "e", option, "--resume")[0] == 3
+        assert snapshot(at / "e") == {**whole, "notes.txt": b"mine"}
+        assert [path.name for path in at.iterdir()] == ["e"]
+    assert n > 25
+
+
 @pytest.mark.parametrize("moments", [3, pytest.param(300, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_until_it_is_done(folder, whole, tmp_path, moments):
     rng, out, killed, round_ = random.Random(0), tmp_path / "e0", 0, 0
