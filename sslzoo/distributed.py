@@ -19,14 +19,15 @@ import numpy as np
 
 from sslzoo import registry
 from sslzoo.backends import allocator, open_backend
-from sslzoo.embeddings import Embeddings, part_files
+from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError, Interrupted, MissingExtra, SslzooError
 from sslzoo.images.decode import DEFAULT, Policy
 from sslzoo.images.discover import Item, Source, Summary
 from sslzoo.images.read import processors
 from sslzoo.pipeline.job import PART_SIZE, Bar, Job
-from sslzoo.pipeline.run import require_same
-from sslzoo.pipeline.writer import Part, Writer, prepare_output
+from sslzoo.pipeline.output import prepare_output
+from sslzoo.pipeline.run import as_before
+from sslzoo.pipeline.writer import Part, Writer, fingerprint
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reports usage to its makers unless told not to
 try:
@@ -69,27 +70,24 @@ def embed(
     """
     if precision == "int8":
         raise InputError("int8 is calibrated by one process; use --engine local, or --engine ray with fp32 or bf16")
-    job, folder = Job(source, batch_size, workers, deterministic, part_size, policy, decoder, dtype), Path(out)
+    job = Job(source, batch_size, workers, deterministic, part_size, policy, decoder, dtype)
     next(job.items())  # raises InputError when there is none
-    earlier = prepare_output(folder, resume=resume, overwrite=overwrite)
-    if earlier is not None:
-        precision, job = earlier["precision"], job.like(earlier)
+    output = prepare_output(Path(out), resume=resume, overwrite=overwrite)
+    choices = {"device": device, "precision": precision, "backend": backend, "compiled": compiled}
+    job, choices = as_before(output, job, choices)
     model = model or registry.PACKAGE_ENCODER
     started = _connect(actors)
     try:
         actors, share = _share(actors, device)
         job = replace(job, workers=job.workers or share["num_cpus"], summary=Summary())
-        choices = {"device": device, "precision": precision, "backend": backend, "compiled": compiled}
         manifest = _ask(ray.remote(_manifest).options(**share), job, model, choices)
-        if earlier is not None:
-            require_same(earlier, manifest, folder)
-            if earlier["complete"]:
-                return Embeddings.open(folder)
-        writer = Writer(folder, manifest, started=earlier is not None)
-        done = {int(path.stem.removeprefix("part-")) for path in part_files(folder)} if earlier is not None else set()
+        writer = output.writer(manifest)
+        if output.finished:
+            return Embeddings.open(out)
         choices |= {key: manifest[key] for key in ("precision", "backend") if manifest["backend"] != "numpy"}
-        rows = _rows(job, done, (job, model, choices, manifest["space"]), actors, share)
-        return writer.finish(_write(rows, writer, job, progress=progress, stop=stop))
+        rows = _rows(job, writer.there(), (job, model, choices, manifest["space"]), actors, share)
+        writer.finish(*_write(rows, writer, job, progress=progress, stop=stop))
+        return output.close()
     except ray.exceptions.RayError as error:
         raise _ours(error) from None
     finally:
@@ -99,28 +97,29 @@ def embed(
 
 def _write(
     rows: Iterator[Row], writer: Writer, job: Job, *, progress: bool, stop: Callable[[], bool]
-) -> dict[str, int]:
-    """Writes the parts as they come, in order; returns what discovery left out."""
-    left_out: dict[str, int] = {}
+) -> tuple[dict[str, int], int]:
+    """Writes the parts as they come, in order; returns what discovery left out, and how many parts there are."""
+    left_out, parts = dict[str, int](), 0
     with Bar(job.reader, shown=progress) as bar:
         for row in rows:
             number, found = row["number"], pickle.loads(row["data"])
             if isinstance(found, Summary):
-                left_out = found.left_out
+                left_out, parts = found.left_out, number
             elif isinstance(found, Part):
                 writer.add(number, found)
                 bar.update(len(found.paths))
                 for _ in found.failures:
                     bar.update(failed=True)
             else:
-                writer.check(number, found)
-                bar.update(len(found))
+                bar.update(found)
             if stop() and not isinstance(found, Summary):
                 raise Interrupted(f"stopped after {number + 1} parts; the same command with --resume goes on")
-    return left_out
+    return left_out, parts
 
 
-def _rows(job: Job, done: set[int], arguments: tuple[Any, ...], actors: int, share: dict[str, int]) -> Iterator[Row]:
+def _rows(
+    job: Job, done: dict[int, str], arguments: tuple[Any, ...], actors: int, share: dict[str, int]
+) -> Iterator[Row]:
     """The stream of finished parts, in order: one task reads, a pool of actors encodes, one part a task."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
@@ -133,13 +132,14 @@ def _rows(job: Job, done: set[int], arguments: tuple[Any, ...], actors: int, sha
     yield from vectors.iter_rows()
 
 
-def _read(_: Row, job: Job, done: set[int]) -> Iterator[Row]:
-    """The parts as lists of items (of those that are done as lists of ids), and at the end what discovery left out."""
+def _read(_: Row, job: Job, done: dict[int, str]) -> Iterator[Row]:
+    """The parts as lists of items (of those that are done their numbers), and at the end what discovery left out."""
     items = job.items()
     number = -1
     for number, first in enumerate(items):
         part = [first, *itertools.islice(items, job.part_size - 1)]
-        yield _row(number, [item.id for item in part] if number in done else part)
+        same = number in done and done[number] == fingerprint([item.key for item in part])
+        yield _row(number, len(part) if same else part)
     yield _row(number + 1, job.summary)
 
 
@@ -179,7 +179,7 @@ class _Encoder:
 
     def __call__(self, row: Row) -> Row:
         found = pickle.loads(row["data"][0])
-        if isinstance(found, list) and isinstance(found[0], Item):
+        if isinstance(found, list):
             with Bar(self.job.reader, shown=False) as bar:
                 found = self.job.embed_part(iter(found), self.run, bar)
         return _row(int(row["number"][0]), found)

@@ -170,11 +170,16 @@ def part_name(number: int) -> str:
 def part_files(folder: Path) -> list[Path]:
     """The parts of a folder in their order."""
     # by number, not by name: the hundred-thousandth part has one digit more
-    return sorted(folder.glob("part-*.parquet"), key=lambda path: int(path.stem.removeprefix("part-")))
+    return sorted(folder.glob("part-*.parquet"), key=part_number)
+
+
+def part_number(path: Path) -> int:
+    """The number in a part's file name."""
+    return int(path.stem.removeprefix("part-"))
 
 
 def part_facts(schema: pa.Schema) -> dict[str, Any]:
-    """Which inputs a part covers (their fingerprint) and which of them failed, from its schema's metadata."""
+    """What made a part, which inputs it covers (fingerprints) and which of them failed, from its schema's metadata."""
     facts: dict[str, Any] = json.loads(schema.metadata[b"sslzoo"])
     return facts
 

@@ -1,6 +1,7 @@
 """The command line as a user types it: exit codes, what goes to stdout, and messages that say what to type next."""
 
 import contextlib
+import io
 import json
 import re
 import shutil
@@ -100,7 +101,17 @@ def test_some_failures_end_in_3(run, photos, tmp_path):
         (["embed", "PHOTOS", "-m", "randm-r18"], 1, "did you mean random-r18"),
         (["embed", "PHOTOS", "-m", "./nowhere"], 1, "there is no model folder ./nowhere; check the path"),
         (["embed", "PHOTOS", "-o", "PHOTOS"], 1, "it holds bars; nothing is written there, choose another -o"),
-        (["embed", "PHOTOS", "--precision", "int3"], 1, "fp32, bf16"),
+        (["embed", "PHOTOS", "--precision", "int3"], 2, "fp32, bf16"),
+        (["embed", "PHOTOS", "--backend", "jax"], 2, "auto, torch, openvino"),
+        (["embed", "PHOTOS", "--decoder", "magick"], 2, "pillow, torch"),
+        (["embed", "PHOTOS", "--engine", "dask"], 2, "local, ray"),
+        (["embed", "PHOTOS", "--format", "json"], 2, "parquet, npy, csv"),
+        (["embed", "PHOTOS", "--dtype", "int4"], 2, "float32, float16"),
+        (["embed", "PHOTOS", "--background", "nocolour"], 2, "#rrggbb"),
+        (["embed", "PHOTOS", "--shard", "abc"], 2, "0/8, 1/8"),
+        (["embed", "PHOTOS", "--shard", "4/4"], 2, "0/8, 1/8"),
+        (["embed", "PHOTOS", "--shard", "0/4", "--overwrite"], 1, "leave out --update and --overwrite"),
+        (["embed", "PHOTOS", "-j", "-1"], 2, "--workers"),
         (["embed"], 2, "Missing argument"),
         (["embed", "PHOTOS", "--nonsense"], 2, "No such option"),
         (["search", "nowhere", "x"], 1, "sslzoo embed"),
@@ -138,6 +149,74 @@ def test_a_filter_that_matches_nothing_says_so(run):
 @pytest.mark.parametrize("value", [137 / 400, sum([1 / 400] * 137)])  # 34.25 %, and the same a little off
 def test_a_percentage_does_not_depend_on_how_a_share_was_summed(value):
     assert percent(value) == "34.2"
+
+
+def test_an_interrupt_before_the_command_has_begun_is_quiet(run, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.embedding, "make_lean", interrupted)
+    assert run("embed", "photos")[:2] == (130, "")
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'sslzoo.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from sslzoo.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_shards_report_as_the_whole_does(run, photos, tmp_path, monkeypatch):
+    shutil.copytree(photos / "bars", tmp_path / "in")
+    (tmp_path / "in" / "bad.jpg").write_text("text")
+    options = ("embed", "in", "-o", "e", "-m", "pixels-32", "-q", "--shard", "0/1")
+    code, out, err = run(*options, "--json")
+    facts = json.loads(out)
+    assert (code, facts["rows"], facts["failed"], facts["shard"], facts["parts"]) == (3, 6, 1, "0/1", 1)
+    assert "1 images could not be read" in err
+    code, out, _ = run(*options)
+    assert (code, out) == (3, "e: shard 0/1 of 1 parts is done; after the last one: sslzoo merge e\n")
+    assert run("merge", "e")[0] == 3
+    code, out, _ = run(*options)
+    assert (code, out) == (3, "e is merged already, 6 vectors; there is nothing to do for shard 0/1\n")
+
+    def interrupted(*a):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sslzoo.pipeline.run.Job, "embed_part", interrupted)
+    code, _, err = run("embed", "in", "-o", "f", "-m", "pixels-32", "-q", "--shard", "0/1")
+    assert (code, err) == (130, "interrupted; finished parts are kept, and the same command goes on\n")
+
+
+def test_options_that_a_folder_has_settled_are_said_to_go_for_nothing(run, photos):
+    run("embed", photos, "-o", "e", "-m", "pixels-32", "-q", "--dtype", "float16", "-b", 4)
+    code, _, err = run("embed", photos, "-o", "e", "-m", "pixels-32", "-q", "--resume", "--precision", "auto", "-b", 4)
+    assert (code, err) == (0, "")
+    given = ("-b", 2, "--precision", "bf16", "--backend", "torch", "--dtype", "float32", "--deterministic")
+    for option in ("--resume", "--update"):
+        code, _, err = run("embed", photos, "-o", "e", "-m", "pixels-32", "-q", option, *given)
+        assert code == 0
+        assert err.splitlines() == [
+            "--batch-size 2 is ignored: e was begun with batch size 4",
+            "--precision bf16 is ignored: e was begun with precision fp32",
+            "--backend torch is ignored: e was begun with backend numpy",
+            "--deterministic is ignored: e was begun with deterministic False",
+            "--dtype float32 is ignored: e was begun with dtype float16",
+        ]
+
+
+def test_the_default_output_is_never_an_option(run, photos, tmp_path, monkeypatch):
+    listed = "".join(f"{path}\n" for path in sorted(photos.rglob("*.*g")))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(listed))
+    code, out, _ = run("embed", "-", "-m", "pixels-32", "-q")
+    assert (code, out.split(":")[0]) == (0, "stdin.emb")
+    shutil.copytree(photos / "bars", tmp_path / "-v")
+    _, out, _ = run("embed", "./-v", "-m", "pixels-32", "-q")
+    assert out.startswith("v.emb: 6 vectors")
 
 
 def test_models_and_show(run):

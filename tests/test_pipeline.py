@@ -114,7 +114,7 @@ def test_resume_on_nothing_starts_and_on_a_finished_run_does_nothing(photos, enc
     assert len(sslzoo.embed(photos, encoder, tmp_path / "empty", resume=True)) == 12
 
 
-def test_resuming_with_another_model_source_or_changed_folder_is_refused(mixed, encoder, tmp_path, monkeypatch):
+def test_resuming_with_another_model_or_source_is_refused(mixed, encoder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         die_after(1, patch)
         with pytest.raises(KeyboardInterrupt):
@@ -127,9 +127,6 @@ def test_resuming_with_another_model_source_or_changed_folder_is_refused(mixed, 
         sslzoo.embed(mixed, smaller, tmp_path / "e", resume=True, device="cpu")
     with pytest.raises(InputError, match="another source"):
         sslzoo.embed(mixed / "bars", encoder, tmp_path / "e", resume=True)
-    (mixed / "bars" / "00.jpg").write_bytes((mixed / "bars" / "0.jpg").read_bytes())
-    with pytest.raises(InputError, match=r"changed since.*--overwrite"):
-        sslzoo.embed(mixed, encoder, tmp_path / "e", resume=True)
 
 
 def test_an_output_that_exists_is_kept(photos, encoder, tmp_path):
@@ -283,8 +280,8 @@ def test_shards_in_any_order_give_the_whole(mixed, encoder, tmp_path):
     with pytest.raises(InputError, match="not an embeddings folder"):
         merge(tmp_path / "e")
     for shard in (2, 0):
-        parts = run.embed_shard(mixed, encoder, tmp_path / "e", shard=shard, shards=3, part_size=3)
-        assert parts == 5
+        done = run.embed_shard(mixed, encoder, tmp_path / "e", shard=shard, shards=3, part_size=3)
+        assert done["parts"] == 5
         with pytest.raises(InputError, match="lacks shard"):
             merge(tmp_path / "e")
     run.embed_shard(mixed, encoder, tmp_path / "e", shard=1, shards=3, part_size=3)

@@ -28,7 +28,7 @@ import ctypes, functools, os, signal, struct, sys, time
 from sslzoo import cli
 from sslzoo.pipeline import run
 from sslzoo.images import read
-run.embed = functools.partial(run.embed, part_size=4, batch_size=2)
+run.embed, run.embed_shard = (functools.partial(f, part_size=4, batch_size=2) for f in (run.embed, run.embed_shard))
 fast, pause = read.pixels, {pause}
 read.pixels = lambda *arguments: time.sleep(pause) or fast(*arguments)
 sys.argv = ["sslzoo", "embed", {source!r}, "-o", {out!r}, "-m", "pixels-32", "-q", *{options!r}]
@@ -128,6 +128,24 @@ def test_killed_at_every_touch_of_a_file(folder, whole, tmp_path):
     assert n > 25
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--overwrite", "--update"])
+def test_killed_at_every_touch_while_a_folder_is_replaced(folder, whole, tmp_path, option):
+    for n in range(1, 300):
+        at = tmp_path / str(n)
+        (at / "e").mkdir(parents=True)
+        for name, data in {**whole, "notes.txt": b"mine"}.items():
+            (at / "e" / name).write_bytes(data)
+        code, _, err = run(folder, at / "e", option, before=KILL_AT.format(out=str(at), n=n))
+        if code == 3:
+            break
+        assert code == -signal.SIGKILL, err
+        assert run(folder, at / "e", option, "--resume")[0] == 3
+        assert snapshot(at / "e") == {**whole, "notes.txt": b"mine"}
+        assert [path.name for path in at.iterdir()] == ["e"]
+    assert n > 25
+
+
 @pytest.mark.parametrize("moments", [3, pytest.param(300, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_until_it_is_done(folder, whole, tmp_path, moments):
     rng, out, killed, round_ = random.Random(0), tmp_path / "e0", 0, 0
@@ -170,6 +188,21 @@ def test_ctrl_c_finishes_the_part_and_a_second_one_stops_at_once(folder, whole, 
     assert process.returncode == 130
     assert "Traceback" not in err
     assert resumed(folder, tmp_path / "f") == whole
+
+
+def test_ctrl_c_finishes_the_part_of_a_shard(folder, tmp_path):
+    process = start(folder, tmp_path / "e", "--shard", "0/1", pause=0.02)
+    while not parts(tmp_path / "e"):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "finishing the current part" in err
+    assert "the same command goes on" in err
+    done = len(parts(tmp_path / "e"))
+    assert 1 <= done < 8
+    assert run(folder, tmp_path / "e", "--shard", "0/1")[0] == 3
+    assert len(parts(tmp_path / "e")) == 8
 
 
 def test_a_full_disk_ends_in_one_line_and_keeps_the_finished_parts(folder, whole, tmp_path):

@@ -64,6 +64,8 @@ def main() -> None:
     """Runs the command line; an error of ours, or of the file system, is one line on stderr and exit code 1."""
     try:
         code = app(prog_name="sslzoo", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
     except (SslzooError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers
+from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers, one_of
 from sslzoo.cli.process import make_lean
 from sslzoo.errors import InputError, Interrupted
 
@@ -30,6 +30,7 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="Embeddings 
 
 
 def embed(
+    ctx: typer.Context,
     source: Source,
     output: Output = None,
     model: Model = None,
@@ -39,9 +40,14 @@ def embed(
     workers: Workers = 0,
     device: Device = "auto",
     precision: Precision = "auto",
-    backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(callback=one_of("auto", "torch", "openvino"), help="auto, torch or openvino.")
+    ] = "auto",
     decoder: Annotated[
-        str, typer.Option(help="pillow, or torch: JPEG on the GPU, by torchcodec or torchvision.")
+        str,
+        typer.Option(
+            callback=one_of("pillow", "torch"), help="pillow, or torch: JPEG on the GPU, by torchcodec or torchvision."
+        ),
     ] = "pillow",
     compiled: Annotated[
         bool, typer.Option("--compile", help="Run torch's network through torch.compile: slow to start, then faster.")
@@ -60,17 +66,28 @@ def embed(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Embed what is new or changed, drop what is gone.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an embeddings folder that is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a folder that is there, once the new one is whole.")
+    ] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do one share of N (0/N to N-1/N); then: merge.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="local, or ray: on the cluster of RAY_ADDRESS, else one made here.")
+        str,
+        typer.Option(
+            callback=one_of("local", "ray"), help="local, or ray: on the cluster of RAY_ADDRESS, else one made here."
+        ),
     ] = "local",
     actors: Annotated[int, typer.Option(min=0, help="Encoders of --engine ray; 0: one a GPU, or one a machine.")] = 0,
-    format: Annotated[str, typer.Option(help="parquet; with npy or csv, these are written too.")] = "parquet",
+    format: Annotated[
+        str,
+        typer.Option(callback=one_of("parquet", "npy", "csv"), help="parquet; with npy or csv, these are written too."),
+    ] = "parquet",
     dtype: Annotated[
-        str, typer.Option(help="Of the vectors on disk: float32, or float16 at half the size.")
+        str,
+        typer.Option(
+            callback=one_of("float32", "float16"), help="Of the vectors on disk: float32, or float16 at half the size."
+        ),
     ] = "float32",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the images and estimate time and size.")] = False,
     as_json: Json = False,
@@ -79,14 +96,14 @@ def embed(
     """Turn images into vectors: an embeddings folder of Parquet parts, with the failures listed beside them."""
     from sslzoo.images.decode import PIXEL_LIMIT, Policy
     from sslzoo.pipeline import formats, plan, run
+    from sslzoo.pipeline.output import prepare_output
 
     make_lean()
-    if engine not in ("local", "ray"):
-        raise InputError(f"engine is {engine!r}; use local or ray")
     if engine == "ray" and (update or shard is not None):
         raise InputError("--engine ray makes a whole folder; leave out --update and --shard, or use --engine local")
-    if format not in ("parquet", *formats.FORMATS):
-        raise InputError(f"format is {format!r}; use parquet, {' or '.join(formats.FORMATS)}")
+    if shard is not None and (update or overwrite):
+        raise InputError("--shard writes beside other shards; leave out --update and --overwrite, or choose another -o")
+    share = _shard(shard) if shard is not None else None
     out = output or Path(stem(source) + ".emb")
     choices: dict[str, Any] = {
         "device": device,
@@ -102,17 +119,18 @@ def embed(
     if dry_run:
         _print_plan(plan.plan(source, model, **choices), as_json)
         return
-    if shard is not None:
-        index, shards = _shard(shard)
-        options = choices | {"deterministic": deterministic}
-        parts = run.embed_shard(source, model, out, shard=index, shards=shards, progress=not quiet, **options)
-        typer.echo(f"{out}: shard {shard} of {parts} parts is done; after the last one: sslzoo merge {out}")
-        return
-    if engine == "ray":
+    wanted = {"resume": resume, "overwrite": overwrite}
+    settled = prepare_output(out, update=update, shard=shard is not None, **wanted).earlier
+    if settled is not None:
+        _say_ignored(ctx, settled, out)
+    if share is not None:
+        whole: Callable[..., Any] = partial(run.embed_shard, shard=share[0], shards=share[1])
+        wanted = {}
+    elif engine == "ray":
         from sslzoo import distributed
 
         logging.disable(logging.WARNING)  # Ray Data tells of every step it takes
-        whole: Callable[..., Any] = partial(distributed.embed, actors=actors)
+        whole = partial(distributed.embed, actors=actors)
     else:
         whole = partial(run.embed, update=update)
     try:
@@ -120,18 +138,21 @@ def embed(
             source,
             model,
             out,
-            resume=resume,
-            overwrite=overwrite,
             deterministic=deterministic,
             progress=not quiet,
             stop=_stop_on_interrupt(),
+            **wanted,
             **choices,
         )
     except (KeyboardInterrupt, Interrupted):
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C while leaving changes nothing
-        typer.echo("interrupted; finished parts are kept, and the same command with --resume goes on", err=True)
+        again = "the same command" + ("" if share is not None else " with --resume")
+        typer.echo(f"interrupted; finished parts are kept, and {again} goes on", err=True)
         raise typer.Exit(130) from None
+    if share is not None:
+        _print_shard(result, out, f"{share[0]}/{share[1]}", as_json)
+        return
     if format != "parquet":
         typer.echo(f"{formats.convert(out, format)}: the same as {format}", err=True)
     _print_result(result.manifest, out, as_json)
@@ -147,10 +168,37 @@ def merge(
     _print_result(complete(folder).manifest, folder, as_json)
 
 
+def _say_ignored(ctx: typer.Context, settled: dict[str, Any], out: Path) -> None:
+    """Tells which options go for nothing, because the run that is continued has settled them."""
+    for name in ("batch_size", "precision", "backend", "decoder", "deterministic", "dtype"):
+        given, kept = ctx.params[name], settled.get(name, "pillow")  # decoder, where the manifest says nothing
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and given not in (kept, "auto", 0):
+            option = f"--{name.replace('_', '-')}" + ("" if given is True else f" {given}")
+            typer.echo(f"{option} is ignored: {out} was begun with {name.replace('_', ' ')} {kept}", err=True)
+
+
+def _print_shard(m: dict[str, Any], out: Path, shard: str, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(_facts(m, out) | {"shard": shard, "parts": m.get("parts")}))
+    elif m.get("complete"):
+        typer.echo(f"{out} is merged already, {m['rows']} vectors; there is nothing to do for shard {shard}")
+    else:
+        typer.echo(f"{out}: shard {shard} of {m['parts']} parts is done; after the last one: sslzoo merge {out}")
+    if m["failed"]:
+        typer.echo(f"{m['failed']} images could not be read; merge lists them in {out / 'failures.parquet'}", err=True)
+        raise typer.Exit(3)
+
+
+def _facts(m: dict[str, Any], out: Path) -> dict[str, Any]:
+    """What a program wants to know of a result."""
+    keys = ("model", "space", "precision", "backend", "rows", "failed", "left_out")
+    return {key: m[key] for key in keys} | {"output": str(out)}
+
+
 def _print_result(m: dict[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
-        keys = ("model", "space", "precision", "backend", "rows", "failed", "left_out")
-        typer.echo(json.dumps({key: m[key] for key in keys} | {"output": str(out)}))
+        typer.echo(json.dumps(_facts(m, out)))
     else:
         typer.echo(
             f"{out}: {m['rows']} vectors of {m['dim']} numbers by {m['model']} ({m['precision']}, {m['backend']})"
@@ -198,11 +246,13 @@ def _stop_on_interrupt() -> Callable[[], bool]:
 
 
 def stem(source: str) -> str:
-    """The name of an input without folders, patterns or endings."""
+    """The name of an input without folders, patterns or endings; never one that could be taken for an option."""
+    if source == "-":
+        return "stdin"
     name = Path(source).resolve().name if Path(source).exists() else source.rstrip("/").rsplit("/", 1)[-1]
     name = name.split(".")[0] if not Path(source).is_dir() else name
     name = name.encode("utf-8", "ignore").decode()  # Parquet's readers take no other names
-    return "".join(c for c in name if c not in "*?[]{}") or "images"
+    return "".join(c for c in name if c not in "*?[]{}").lstrip("-") or "images"
 
 
 def _colour(text: str) -> tuple[int, int, int]:
@@ -211,11 +261,11 @@ def _colour(text: str) -> tuple[int, int, int]:
     try:
         return ImageColor.getrgb(text)[:3]
     except ValueError:
-        raise InputError(f"--background is {text!r}; write a colour's name or #rrggbb") from None
+        raise typer.BadParameter(f"{text!r}; write a colour's name or #rrggbb", param_hint="--background") from None
 
 
 def _shard(text: str) -> tuple[int, int]:
     index, slash, shards = text.partition("/")
-    if not (slash and index.isdigit() and shards.isdigit()):
-        raise InputError(f"--shard is {text!r}; write it as 0/8, 1/8 … 7/8")
+    if not (slash and index.isdecimal() and shards.isdecimal() and int(index) < int(shards)):
+        raise typer.BadParameter(f"{text!r}; write it as 0/8, 1/8 … 7/8", param_hint="--shard")
     return int(index), int(shards)

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
+
+
+def one_of(*values: str) -> Callable[[str], str]:
+    """A callback that takes these values alone; anything else is wrong usage."""
+
+    def check(value: str) -> str:
+        if value not in values:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(values)}")
+        return value
+
+    return check
+
 
 Model = Annotated[
     str | None,
@@ -12,9 +25,13 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[
-    str, typer.Option(help="auto (bf16 where it is native and gives the same vectors), fp32, bf16, fp16 or int8.")
+    str,
+    typer.Option(
+        callback=one_of("auto", "fp32", "bf16", "fp16", "int8"),
+        help="auto (bf16 where it is native and gives the same vectors), fp32, bf16, fp16 or int8.",
+    ),
 ]
-Workers = Annotated[int, typer.Option("-j", "--workers", help="Decode threads; 0 takes one per processor.")]
+Workers = Annotated[int, typer.Option("-j", "--workers", min=0, help="Decode threads; 0 takes one per processor.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
 

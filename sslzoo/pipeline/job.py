@@ -26,7 +26,7 @@ from sslzoo.images.discover import Item, Reader, Source, Summary, open_source
 from sslzoo.images.read import Fast, read, read_or_reuse
 from sslzoo.images.sources.location import is_url
 from sslzoo.pipeline.update import Known, Reuse
-from sslzoo.pipeline.writer import Collector, Facts, Part, Writer
+from sslzoo.pipeline.writer import Collector, Facts, Part, Writer, fingerprint
 from sslzoo.spec import Preprocess
 
 PART_SIZE = 1024  # inputs; at most so much work is lost to a kill, or waited for after Ctrl-C
@@ -116,21 +116,35 @@ class Job:
         mine: Callable[[int], bool] = lambda number: True,
         reuse: Reuse | None = None,
     ) -> int:
-        """Embeds part after part, but for those that are there or not `mine`; returns how many parts there are in all."""
-        number = -1
+        """Embeds part after part, but for those that are there or not `mine`; returns how many parts there are in all.
+
+        A part that is there and whose inputs have changed since is made again; raises InputError where they can't be read
+        twice, as from a pipe or a compressed tar.
+        """
+        number, there = -1, sink.there()
         with Bar(self.reader, shown=progress) as bar:
             for number, first in enumerate(items):
-                inputs = itertools.chain([first], itertools.islice(items, self.part_size - 1))
+                inputs: Iterator[Item] = itertools.chain([first], itertools.islice(items, self.part_size - 1))
                 if not mine(number):
                     bar.update(sum(1 for _ in inputs))
-                elif sink.has(number):
-                    ids = [item.id for item in inputs]
-                    sink.check(number, ids)
-                    bar.update(len(ids))
-                else:
-                    if stop():
-                        raise Interrupted(f"stopped after {number} parts; the same command with --resume goes on")
-                    sink.add(number, self.embed_part(inputs, run, bar, reuse))
+                    continue
+                if number in there:
+                    keys, files = list[str](), list[Item]()
+                    for item in inputs:
+                        keys.append(item.key)
+                        if item.stamp is not None:  # others may hold their contents, too much for a list
+                            files.append(item)
+                    if fingerprint(keys) == there[number]:
+                        bar.update(len(keys))
+                        continue
+                    if len(files) < len(keys):
+                        raise InputError(
+                            f"the images have changed since part {number} was made; embed again with --overwrite"
+                        )
+                    inputs = iter(files)
+                if stop():
+                    raise Interrupted(f"stopped after {number} parts; the same command with --resume goes on")
+                sink.add(number, self.embed_part(inputs, run, bar, reuse))
         return number + 1
 
     def embed_part(self, items: Iterator[Item], run: Backend, bar: Bar, reuse: Reuse | None = None) -> Part:
@@ -155,7 +169,7 @@ class Job:
         for item, result in read_or_reuse(
             known, run.spec.preprocess, self.policy, workers=self.workers, ahead=4 * size, fast=self._fast(run)
         ):
-            part.inputs.append(item.id)
+            part.inputs.append(item.key)
             bar.update(failed=isinstance(result, ImageError))
             if isinstance(result, ImageError):
                 part.failures.append((item.id, result.reason))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sslzoo import registry
 from sslzoo.backends import open_backend
 from sslzoo.backends.backend import Backend
-from sslzoo.embeddings import Embeddings, read_manifest
+from sslzoo.embeddings import Embeddings, part_name
 from sslzoo.errors import InputError
 from sslzoo.images.decode import DEFAULT, Policy
-from sslzoo.images.discover import Source
+from sslzoo.images.discover import Item, Source
 from sslzoo.pipeline.job import PART_SIZE, Job
-from sslzoo.pipeline.update import Reuse, swap, update_folder
-from sslzoo.pipeline.writer import Collector, Writer, prepare_output
+from sslzoo.pipeline.output import Output, prepare_output
+from sslzoo.pipeline.update import Reuse
+from sslzoo.pipeline.writer import Collector
 
 
 def embed(
@@ -48,8 +50,10 @@ def embed(
     package). With `out`, an embeddings folder is written there part by part, in bounded memory; without it everything
     stays in memory.
 
-    `resume` goes on with an interrupted run, keeping its precision and batch size; `update` embeds what is new or changed
-    in a folder (by size and time) and drops what is gone. `precision` is fp32, bf16, fp16, int8 or auto, `backend` torch,
+    `resume` goes on with an interrupted run, keeping its precision, back end and batch size, and makes again what has
+    changed since (by size and time); `update` embeds what is new or changed in a folder and drops what is gone, with the
+    settings that made it. With `update` and `overwrite` the new state is written beside the old one, which it replaces once
+    it is whole. `precision` is fp32, bf16, fp16, int8 or auto, `backend` torch,
     openvino or auto (see `backends.open_backend`). int8 is calibrated on the first images; with `int8`, the quantised
     graph in that embeddings folder is used. `workers` 0 takes one decode thread per processor, `batch_size` 0 is 16 on a
     CPU and 256 on a GPU. For a GPU, `decoder` "torch" decodes JPEG files there, and `compiled` runs the network through
@@ -61,92 +65,83 @@ def embed(
     readable image (nothing is written then), OutputExists when `out` is there already, and Interrupted after `stop`.
     """
     job = Job(source, batch_size, workers, deterministic, part_size, policy, decoder, dtype)
-    folder = Path(out) if out is not None else None
-    choices = {"device": device, "backend": backend, "compiled": compiled}
-    if update and folder is not None and folder.exists():
-        return _update(job, folder, model, progress, stop, choices)
     items = job.items()
-    earlier = prepare_output(folder, resume=resume, overwrite=overwrite) if folder is not None else None
-    if folder is not None and earlier is not None:
-        precision, job = earlier["precision"], job.like(earlier)
-        int8 = folder
-    run = _open(model, job, int8, precision=precision, **choices)
-    manifest = job.manifest(run)
-    if folder is not None and earlier is not None:
-        require_same(earlier, manifest, folder)
-        if earlier["complete"]:
-            return Embeddings.open(folder)
-    begun = earlier is not None
-    sink = Writer(folder, manifest, started=begun, files=run.files) if folder is not None else Collector(manifest)
-    job.run(items, run, sink, progress=progress, stop=stop)
-    return sink.finish(job.summary.left_out)
-
-
-def _open(model: Any, job: Job, int8: Path | None, **choices: Any) -> Backend:
-    return open_backend(model or registry.PACKAGE_ENCODER, int8=int8 or job.samples, **choices)
-
-
-def _update(
-    job: Job, folder: Path, model: Any, progress: bool, stop: Callable[[], bool], choices: dict[str, Any]
-) -> Embeddings:
-    """Embeds what is new or changed into a folder beside the old one, takes over the rest, and puts it in its place."""
-    earlier = read_manifest(folder)
-    if not earlier["complete"]:
-        raise InputError(f"{folder} is of a run that was not finished; run it with --resume first")
-    items = job.items()
-    job = job.like(earlier)
-    run = _open(model, job, folder, precision=earlier["precision"], **choices)
-    manifest = job.manifest(run)
-    require_same(earlier, manifest, folder)
-    beside = update_folder(folder)
-    begun = prepare_output(beside, resume=True, overwrite=False)
-    reuse = Reuse(folder)
-    writer = Writer(beside, manifest, started=begun is not None, files=run.files)
-    job.run(items, run, writer, progress=progress, stop=stop, reuse=reuse)
-    writer.finish(job.summary.left_out)
-    swap(beside, folder)
-    return Embeddings.open(folder)
+    choices = {"device": device, "precision": precision, "backend": backend, "compiled": compiled}
+    if out is None:
+        run = _open(model, job, int8, choices)
+        collector = Collector(job.manifest(run))
+        job.run(items, run, collector, progress=progress, stop=stop)
+        return collector.finish(job.summary.left_out)
+    output = prepare_output(Path(out), resume=resume, update=update, overwrite=overwrite)
+    job, choices = as_before(output, job, choices)
+    run = _open(model, job, output.kept or int8, choices)
+    writer = output.writer(job.manifest(run), run.files)
+    if output.finished:
+        return Embeddings.open(out)
+    reuse = Reuse(output.folder) if output.kept == output.folder != output.place else None
+    parts = job.run(items, run, writer, progress=progress, stop=stop, reuse=reuse)
+    writer.finish(job.summary.left_out, parts)
+    return output.close()
 
 
 def embed_shard(
-    source: Source, model: Any, out: str | Path, *, shard: int, shards: int, progress: bool = False, **options: Any
-) -> int:
-    """Embeds every `shards`-th part of `source`, from part `shard` on, into the folder `out`, and returns how many parts.
+    source: Source,
+    model: Any,
+    out: str | Path,
+    *,
+    shard: int,
+    shards: int,
+    progress: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Embeds every `shards`-th part of `source`, from part `shard` on, into the folder `out`.
 
-    Several processes or machines may write into one folder; `merge` completes it. Options are those of `embed`. Parts
-    that are there already are kept, so that a shard which was killed is simply started again.
+    Returns the manifest with the rows and failures of this shard alone, and "parts", how many there are in all; of a folder
+    that is merged already, its manifest. Several processes or machines may write into one folder; `merge` completes it.
+    Options are those of `embed`. Parts that are there already are kept, so that a shard which was killed is simply started
+    again. The first shard that starts decides precision, back end and sizes.
     """
     if not 0 <= shard < shards:
         raise InputError(f"there is no shard {shard}/{shards}; they count from 0/{shards} to {shards - 1}/{shards}")
     portions = ("batch_size", "workers", "deterministic", "part_size", "policy", "decoder", "dtype")
     job = Job(source, **{key: options.pop(key) for key in portions if key in options})
-    items, folder = job.items(), Path(out)
-    earlier = prepare_output(folder, resume=True, overwrite=False)
-    run = _open(model, job, folder if earlier is not None else None, **{"precision": "auto", **options})
+    items, output = job.items(), prepare_output(Path(out), shard=True)
+    job, choices = as_before(output, job, {"precision": "auto", "backend": "auto", **options})
+    run = _open(model, job, output.kept, choices)
     manifest = job.manifest(run)
-    if earlier is not None:
-        require_same(earlier, manifest, folder)
-    writer = Writer(folder, manifest, started=False, files=run.files)
-    writer.start()
-    parts = job.run(items, run, writer, progress=progress, mine=lambda number: number % shards == shard)
-    writer.mark_shard(shard, shards, parts, job.summary.left_out)
-    return parts
+    writer = output.writer(manifest, run.files)
+    if output.finished and output.earlier is not None:
+        return output.earlier
+    if not writer.started:
+        writer.start()
+    writer.mark_shard(shard, None)  # that of an earlier run, which this one may not live to replace
+    inputs = hashlib.sha256()
+
+    def counted() -> Iterator[Item]:
+        for item in items:
+            inputs.update(f"{item.id}\0".encode("utf-8", "surrogatepass"))
+            yield item
+
+    def mine(number: int) -> bool:
+        return number % shards == shard
+
+    parts = job.run(counted(), run, writer, progress=progress, stop=stop, mine=mine)
+    left_out = job.summary.left_out
+    rows, failures = writer.gather([writer.folder / part_name(number) for number in range(parts) if mine(number)])
+    writer.mark_shard(shard, {"shards": shards, "parts": parts, "inputs": inputs.hexdigest(), "left_out": left_out})
+    return manifest | {"rows": rows, "failed": len(failures), "left_out": left_out, "parts": parts}
 
 
-def require_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """Raises InputError when a folder was begun with another decode policy, model or source."""
-    for key, shown, noun in (
-        ("decode", "decode", "decode policy"),
-        ("space", "model", "model"),
-        ("source", "source", "source"),
-    ):
-        if earlier.get(key, now[key]) != now[key]:
-            was, present = earlier[shown], now[shown]
-            if was == present:
-                raise InputError(
-                    f"{folder} was begun with the same {noun} in another state ({was}: its weights, sizes or precision have"
-                    " changed since); choose another -o, or make it again with --overwrite"
-                )
-            raise InputError(
-                f"{folder} was begun with another {noun} ({was}, now {present}); go on with that one, or choose another -o"
-            )
+def as_before(output: Output, job: Job, choices: dict[str, Any]) -> tuple[Job, dict[str, Any]]:
+    """The job and the choices of a back end, with what the run that is to be continued has settled."""
+    if output.earlier is None:
+        return job, choices
+    kept = {"precision": output.earlier["precision"]}
+    if output.earlier["backend"] in ("torch", "openvino"):
+        kept["backend"] = output.earlier["backend"]
+    return job.like(output.earlier), choices | kept
+
+
+def _open(model: Any, job: Job, int8: Path | None, choices: dict[str, Any]) -> Backend:
+    return open_backend(model or registry.PACKAGE_ENCODER, int8=int8 or job.samples, **choices)

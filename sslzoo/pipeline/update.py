@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from sslzoo.embeddings import part_files, storable
 from sslzoo.errors import InputError
 from sslzoo.images.sources.item import Item
-from sslzoo.pipeline.writer import Facts, other_files
+from sslzoo.pipeline.writer import Facts
 
 
 @dataclass(frozen=True)
@@ -62,22 +61,3 @@ class Reuse:
                 stamp = (row["bytes"], row["mtime_ns"])
                 facts = Facts(row["width"], row["height"], tuple(row["flags"]), row["label"], stamp=stamp)
                 yield row["path"], Known(facts, vector)
-
-
-def update_folder(folder: Path) -> Path:
-    """Where the new state of a folder is written until it is whole."""
-    return folder.with_name(f".{folder.name}.update")
-
-
-def swap(new: Path, folder: Path) -> None:
-    """Puts the new folder in the old one's place; a crash in between leaves both, under telling names.
-
-    An index and whatever else lies in the old folder comes along: the index knows which parts it was made of.
-    """
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
-    new.rename(folder)
-    for path in other_files(old):
-        path.rename(folder / path.name)
-    shutil.rmtree(old)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +18,16 @@ from numpy.typing import NDArray
 from sslzoo.embeddings import (
     CHECKSUM,
     FAILURES,
-    INDEX,
     MANIFEST,
     Embeddings,
-    is_embeddings,
     part_facts,
     part_files,
     part_name,
+    part_number,
     read_manifest,
     storable,
 )
-from sslzoo.errors import InputError, OutputError, OutputExists
+from sslzoo.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,7 +75,7 @@ class Facts:
 
 
 def fingerprint(inputs: Sequence[str]) -> str:
-    """A hash of input ids in their order."""
+    """A hash of the keys of inputs in their order."""
     return hashlib.sha256("\0".join(inputs).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -89,6 +87,12 @@ def _checksum(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
+def settings(manifest: dict[str, Any]) -> str:
+    """A hash of what decides a part's vectors beside its inputs; all parts of a folder have the same."""
+    keys = ("space", "precision", "backend", "dtype", "decoder", "batch_size", "part_size", "deterministic")
+    return fingerprint([json.dumps(manifest.get(key)) for key in keys])
+
+
 class Collector:
     """Keeps parts in memory."""
 
@@ -96,18 +100,15 @@ class Collector:
         self.manifest = manifest
         self.parts: list[Part] = []
 
-    def has(self, number: int) -> bool:
+    def there(self) -> dict[int, str]:
         """Nothing is there before the run."""
-        return False
-
-    def check(self, number: int, inputs: Sequence[str]) -> None:
-        """Never asked, since nothing is there."""
+        return {}
 
     def add(self, number: int, part: Part) -> None:
         """Takes the next part."""
         self.parts.append(part)
 
-    def finish(self, left_out: dict[str, int]) -> Embeddings:
+    def finish(self, left_out: dict[str, int], parts: int | None = None) -> Embeddings:
         """Everything as one; raises InputError when no image could be read."""
         failures = [failure for part in self.parts for failure in part.failures]
         ids = [path for part in self.parts for path in part.paths]
@@ -146,17 +147,17 @@ class Writer:
         self._write_manifest(complete=False)
         self.started = True
 
-    def has(self, number: int) -> bool:
-        """Whether that part is there from an earlier run."""
-        return (self.folder / part_name(number)).exists()
-
-    def check(self, number: int, inputs: Sequence[str]) -> None:
-        """Raises InputError when the part that is there was made of other inputs."""
-        import pyarrow.parquet as pq
-
-        path = self.folder / part_name(number)
-        if part_facts(pq.read_schema(path))["inputs"] != fingerprint(inputs):
-            raise InputError(f"the images have changed since {path} was made; embed again with --overwrite")
+    def there(self) -> dict[int, str]:
+        """The fingerprints of the parts that an earlier run with these settings has written; all others are made again."""
+        found = {}
+        for path in part_files(self.folder):
+            with contextlib.suppress(InputError):  # a damaged part, as if it weren't there
+                facts, _ = _read_facts(path)
+                if facts.get("run") == settings(self.manifest):
+                    found[part_number(path)] = facts["inputs"]
+        if found and not self.started:
+            self.start()
+        return found
 
     def add(self, number: int, part: Part) -> None:
         """Writes one part."""
@@ -188,7 +189,12 @@ class Writer:
             columns.setdefault(name, pa.array([row.columns.get(name) for row in facts], pa.type_for_alias(kind)))
         failures = [(storable(path), reason) for path, reason in part.failures]
         table = pa.table(columns)
-        about = {CHECKSUM: _checksum(table), "inputs": fingerprint(part.inputs), "failures": failures}
+        about = {
+            "run": settings(self.manifest),
+            "inputs": fingerprint(part.inputs),
+            CHECKSUM: _checksum(table),
+            "failures": failures,
+        }
         self._write_table(table.replace_schema_metadata({"sslzoo": json.dumps(about)}), part_name(number))
 
     def _stored(self, part: Part) -> NDArray[np.floating[Any]]:
@@ -204,18 +210,19 @@ class Writer:
             )
         return matrix.astype(np.float16)
 
-    def finish(self, left_out: dict[str, int]) -> Embeddings:
-        """Gathers the failures and completes the manifest; raises InputError when no image could be read."""
+    def finish(self, left_out: dict[str, int], parts: int | None = None) -> Embeddings:
+        """Gathers the failures and completes the manifest; raises InputError when no image could be read.
+
+        What an earlier run left beyond `parts`, the parts of this one, goes, and so do files that it was killed in writing.
+        """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         if not self.started:
             raise _nothing_readable([failure for _, part in self.waiting for failure in part.failures])
-        rows, failures = 0, []
-        for path in part_files(self.folder):
-            file = pq.ParquetFile(path)
-            rows += file.metadata.num_rows
-            failures += part_facts(file.schema_arrow)["failures"]
+        beyond = [path for path in part_files(self.folder) if parts is not None and part_number(path) >= parts]
+        for path in (*beyond, *self.folder.glob(".*-*.tmp")):
+            path.unlink()
+        rows, failures = self.gather(part_files(self.folder))
         paths, reasons = ([row[i] for row in failures] for i in (0, 1))
         if not rows:
             raise _nothing_readable(failures)
@@ -225,15 +232,35 @@ class Writer:
         self._write_manifest(complete=True)
         return Embeddings.open(self.folder)
 
-    def mark_shard(self, shard: int, shards: int, parts: int, left_out: dict[str, int]) -> None:
-        """Notes that one of several shards is done, and how many parts there are in all."""
-        about = {"shards": shards, "parts": parts, "left_out": left_out}
-        with _atomically(self.folder / f"shard-{shard:05d}.json") as temporary:
+    def gather(self, paths: Sequence[Path]) -> tuple[int, list[tuple[str, str]]]:
+        """The number of rows in these parts and their failures; raises InputError when one is damaged or of another run."""
+        rows, failures = 0, []
+        for path in paths:
+            facts, count = _read_facts(path)
+            if facts.get("run") != settings(self.manifest):
+                raise InputError(
+                    f"{path} was made with another model or other settings than {MANIFEST} says; make it again by the same "
+                    "sslzoo embed with --resume, or with its --shard"
+                )
+            rows += count
+            failures += facts["failures"]
+        return rows, failures
+
+    def mark_shard(self, shard: int, about: dict[str, Any] | None) -> None:
+        """Notes what is to be known of a shard that is done, or that it isn't."""
+        path = _mark(self.folder, shard)
+        if about is None:
+            path.unlink(missing_ok=True)
+            return
+        with _atomically(path) as temporary:
             temporary.write_text(json.dumps(about), encoding="utf-8")
 
     def _write_manifest(self, *, complete: bool) -> None:
         text = json.dumps({**self.manifest, "complete": complete}, indent=2, ensure_ascii=False) + "\n"
-        with _atomically(self.folder / MANIFEST) as temporary:
+        path = self.folder / MANIFEST
+        if path.exists() and path.read_text(encoding="utf-8") == text:  # another shard's, begun at the same time
+            return
+        with _atomically(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     def _write_table(self, table: pa.Table, name: str) -> None:
@@ -242,42 +269,6 @@ class Writer:
         with _atomically(self.folder / name) as temporary:
             # vectors are noise to a compressor; dictionaries and page statistics would only cost time and space
             pq.write_table(table, temporary, compression="NONE", use_dictionary=False, write_statistics=False)
-
-
-def other_files(folder: Path) -> list[Path]:
-    """What lies in a folder and is not of a run (or of its vectors, as `npy` and `csv` are), in order of name."""
-    own = re.compile(r"part-\d+\.parquet|failures\.parquet|manifest\.json|shard-\d+\.json|int8\..*|npy|csv|\..*\.tmp")
-    return sorted(path for path in folder.iterdir() if not own.fullmatch(path.name))
-
-
-def prepare_output(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Makes sure that a run may write to `folder`; returns the manifest to continue from, if any.
-
-    Raises OutputExists when something is there and neither `resume` nor `overwrite` was asked for, and whatever was
-    asked for when it is a folder of other things.
-    """
-    if storable(str(folder)) != str(folder):
-        raise InputError(f"{storable(str(folder))} is not a name in UTF-8; choose another output with -o")
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    if not folder.is_dir():
-        raise OutputExists(f"{folder} is a file; choose another output with -o")
-    ours = is_embeddings(folder)
-    if not ours and (others := [path for path in other_files(folder) if not path.name.startswith(".")]):
-        raise OutputExists(
-            f"{folder} is not an embeddings folder: it holds {others[0].name}; nothing is written there, choose another -o"
-        )
-    if resume:
-        return read_manifest(folder) if ours else None
-    if not overwrite:
-        raise OutputExists(
-            f"{folder} already exists; add --resume to go on, --overwrite to start anew, or choose another -o"
-        )
-    for path in (*part_files(folder), *folder.glob("int8.*"), folder / FAILURES, folder / MANIFEST):
-        path.unlink(missing_ok=True)
-    for derived in (INDEX, "npy", "csv"):
-        shutil.rmtree(folder / derived, ignore_errors=True)
-    return None
 
 
 def merge(folder: Path) -> Embeddings:
@@ -292,18 +283,42 @@ def merge(folder: Path) -> Embeddings:
         raise InputError(
             f"{folder} has no finished shard; make them with: sslzoo embed … -o {folder} --shard 0/4 (to 3/4)"
         )
-    shards, parts = max((mark["shards"], mark["parts"]) for mark in marks.values())
+    last = max(marks, key=lambda shard: _mark(folder, shard).stat().st_mtime_ns)
+    shards, parts = max(mark["shards"] for mark in marks.values()), marks[last]["parts"]
     if missing := [f"{i}/{shards}" for i in range(shards) if i not in marks]:
         raise InputError(
             f"{folder} lacks shard {', '.join(missing)}; run: sslzoo embed … -o {folder} --shard {missing[0]}"
         )
+    if stale := [
+        f"{i}/{shards}" for i, mark in sorted(marks.items()) if mark.get("inputs") != marks[last].get("inputs")
+    ]:
+        raise InputError(
+            f"the images have changed since shard {', '.join(stale)} of {folder} was made; run it again: "
+            f"sslzoo embed … -o {folder} --shard {stale[0]}"
+        )
     if lost := [number for number in range(parts) if not (folder / part_name(number)).exists()]:
         raise InputError(f"{folder} lacks part {lost[0]} of {parts}; run shard {lost[0] % shards}/{shards} again")
     keep = {key: value for key, value in manifest.items() if key != "complete"}
-    result = Writer(folder, keep, started=True).finish(marks[0]["left_out"])
+    result = Writer(folder, keep, started=True).finish(marks[0]["left_out"], parts)
     for path in folder.glob("shard-*.json"):
         path.unlink()
     return result
+
+
+def _mark(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.json"
+
+
+def _read_facts(path: Path) -> tuple[dict[str, Any], int]:
+    """What a part says of itself, and how many rows it has; raises InputError when it is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            return part_facts(file.schema_arrow), file.metadata.num_rows
+    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); the same sslzoo embed makes it again with --resume") from None
 
 
 def _nothing_readable(failures: list[tuple[str, str]]) -> InputError:
@@ -319,7 +334,8 @@ def _atomically(path: Path) -> Iterator[Path]:
 
     Raises OutputError when the disk is full or the folder can't be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    # several shards write a manifest at once, each under a name of its own
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -32,6 +32,11 @@ class Item:
     columns: Mapping[str, Any] = field(default_factory=dict)
     stamp: tuple[int, int] | None = None
 
+    @property
+    def key(self) -> str:
+        """Which input this is and, for a file, in which state."""
+        return self.id if self.stamp is None else f"{self.id}\0{self.stamp[0]}\0{self.stamp[1]}"
+
 
 @dataclass
 class Summary:
