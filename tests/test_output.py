@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -131,13 +132,25 @@ def test_what_changes_while_a_run_is_interrupted_is_embedded_again(source, out, 
     check(source, out)
 
 
-def test_a_list_whose_images_changed_is_refused(source, out, tmp_path):
+def test_a_list_that_changed_is_made_again_where_it_did(source, out, tmp_path):
     paths = sorted(source.rglob("*.png"))
     (tmp_path / "list.txt").write_text("\n".join(map(str, paths)))
     interrupt(tmp_path / "list.txt", out)
     (tmp_path / "list.txt").write_text("\n".join(map(str, paths[1:])))
+    embed(tmp_path / "list.txt", out, resume=True)
+    check(tmp_path / "list.txt", out)
+
+
+def test_an_archive_that_changed_is_refused(source, out, tmp_path):
+    paths = sorted(source.rglob("*.png"))
+    for first in (0, 1):
+        with tarfile.open(tmp_path / "images.tar", "w") as tar:
+            for path in paths[first:]:
+                tar.add(path, path.name)
+        if first == 0:
+            interrupt(tmp_path / "images.tar", out)
     with pytest.raises(InputError, match=r"changed since part 0 .*--overwrite"):
-        embed(tmp_path / "list.txt", out, resume=True)
+        embed(tmp_path / "images.tar", out, resume=True)
 
 
 def test_parts_without_a_manifest_are_not_trusted(source, out):
