@@ -250,7 +250,7 @@ def test_update_starts_where_there_is_nothing_and_refuses_what_it_cannot_do(mixe
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(mixed / "bars" / "0.jpg", "0.jpg")
     sslzoo.embed(tmp_path / "x.tar", encoder, tmp_path / "l")
-    with pytest.raises(InputError, match="only files can be updated"):
+    with pytest.raises(InputError, match="have a size and a time to be updated by"):
         sslzoo.embed(tmp_path / "x.tar", encoder, tmp_path / "l", update=True)
 
 
