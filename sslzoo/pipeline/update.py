@@ -38,7 +38,7 @@ class Reuse:
         """The item's row, if its file has the same size and time as then. Items must come in the order of the walk."""
         if item.stamp is None:
             raise InputError(
-                "only files (of a folder, a pattern, a list) have a size and a time to be updated by; embed again with --overwrite"
+                "only files (in a folder, pattern or list) have a size and a time to be updated by; embed again with --overwrite"
             )
         id_ = storable(item.id)
         key = id_.split("/")
