@@ -126,7 +126,7 @@ def test_the_first_bad_input_is_named(encoder, picture, tmp_path):
 def test_loading_what_is_not_there():
     with pytest.raises(UnknownModel, match="did you mean"):
         sslzoo.load("random-r19")
-    with pytest.raises(InputError, match="--device cpu"):
+    with pytest.raises(InputError, match="--device auto, cpu"):
         sslzoo.load("random-r18", device="cuda:99")
 
 
