@@ -3,6 +3,7 @@
     python -m benchmarks                          all; an hour or two on two cores, and nothing else should run beside
     python -m benchmarks --only startup,search    these; the other sections of RESULTS.md stay as they are
     python -m benchmarks --quick -o /tmp/r.md     small sizes, to see that everything works; not figures to quote
+    python -m benchmarks --only embed --python thingsvision=VENV/bin/python    a peer of `embed` in an environment of its own
 
 Every section states its command, day, processor, versions and how busy the machine was when it began; medians and ratios are the
 benchmark's own. What lacks a package, a GPU or data is listed with the reason.
@@ -156,14 +157,28 @@ def machine() -> list[str]:
     return lines
 
 
-def run(name: str, arguments: list[str]) -> str:
+def versions(pythons: list[str]) -> list[str]:
+    """What peers in environments of their own are, in lines."""
+    lines = []
+    for name, path in (pair.split("=", 1) for pair in pythons):
+        code = f"from importlib.metadata import version as v; print('{name}', v('{name}'), 'with torch', v('torch'))"
+        lines.append(subprocess.run([path, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
+    return lines
+
+
+def run(name: str, arguments: list[str], pythons: list[str]) -> str:
     """A benchmark's section: where, how and when it ran, and what it printed."""
     busy = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     began = time.monotonic()
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     minutes = (time.monotonic() - began) / 60
     shown = shlex.join(["python", *arguments])
-    facts = [f"`{shown}`", *machine(), f"{datetime.date.today()}, {minutes:.1f} minutes, load before it {busy}"]
+    facts = [
+        f"`{shown}`",
+        *machine(),
+        *versions(pythons),
+        f"{datetime.date.today()}, {minutes:.1f} minutes, load before it {busy}",
+    ]
     text = f"## {name}\n\n{BENCHMARKS[name].shows}\n\n" + "\n".join(f"- {fact}" for fact in facts) + "\n\n"
     if done.returncode:
         text += f"**It failed** with exit code {done.returncode}.\n\n"
@@ -199,6 +214,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(BENCHMARKS), help="with commas: %(default)s")
     parser.add_argument("--photos", type=Path, help="a folder of photos; by default the project's own, ten times")
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="NAME=PATH", help="an embed peer's interpreter"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes; not figures to quote")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -212,8 +230,12 @@ def main() -> None:
                 continue
             print(f"{name} …", file=sys.stderr, flush=True)
             chosen = BENCHMARKS[name].quick if options.quick else BENCHMARKS[name].arguments
-            section = run(name, shlex.split(chosen.format(photos=shlex.quote(str(photos)))))
-            write(options.output, name, section.replace(temporary, "…"))
+            pythons = options.python if name.startswith("embed") else []
+            arguments = shlex.split(chosen.format(photos=shlex.quote(str(photos))))
+            section = run(name, [*arguments, *(f"--python={pair}" for pair in pythons)], pythons)
+            for private in (temporary, *(pair.split("=", 1)[1] for pair in pythons)):
+                section = section.replace(private, "…")
+            write(options.output, name, section)
     reasons = [f"- {name}: {reason}" for name in BENCHMARKS if (reason := missing(BENCHMARKS[name]))]
     write(options.output, "left out", "## Not run here\n\n" + "\n".join(reasons) + "\n" if reasons else "")
     print(options.output)
