@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -149,6 +150,8 @@ def embed(
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C while leaving changes nothing
         again = "the same command" + ("" if share is not None else " with --resume")
         typer.echo(f"interrupted; finished parts are kept, and {again} goes on", err=True)
+        if engine == "ray":
+            os._exit(130)  # Ray's threads outlive its shutdown, and now and then end the process with 1
         raise typer.Exit(130) from None
     if share is not None:
         _print_shard(result, out, f"{share[0]}/{share[1]}", as_json)
