@@ -131,6 +131,8 @@ def main() -> None:
             check=True,
             env=os.environ | {"OMP_NUM_THREADS": str(args.threads)},
         )
+        if not json.loads((run / "log.jsonl").read_text().splitlines()[-1])["done"]:
+            raise SystemExit(f"{name} was stopped; the same command goes on")
         facts = {"speed": round(quick), "images_seen": round(seen), **score(trained(run), judges)}
         result.write_text(json.dumps(facts, indent=1) + "\n")
         print(name, facts, flush=True)
