@@ -31,6 +31,7 @@ from sslzoo.evaluate.knn import knn
 from sslzoo.spec import EncoderSpec
 from training import engine, recipe
 from training.export import export
+from training.facts import finished
 
 SIZES = (64, 96, 128)
 STEPS, SKIP = 24, 6
@@ -131,7 +132,7 @@ def main() -> None:
             check=True,
             env=os.environ | {"OMP_NUM_THREADS": str(args.threads)},
         )
-        if not json.loads((run / "log.jsonl").read_text().splitlines()[-1])["done"]:
+        if not finished(run):
             raise SystemExit(f"{name} was stopped; the same command goes on")
         facts = {"speed": round(quick), "images_seen": round(seen), **score(trained(run), judges)}
         result.write_text(json.dumps(facts, indent=1) + "\n")

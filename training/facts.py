@@ -46,3 +46,9 @@ def record(path: Path, facts: dict[str, object]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(known | facts, indent=2) + "\n")
     os.replace(temporary, path)
+
+
+def finished(run: Path) -> bool:
+    """Whether a run has come to its end; its log is absent where it was stopped before the first report."""
+    log = run / "log.jsonl"
+    return log.exists() and bool(json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["done"])

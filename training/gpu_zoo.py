@@ -23,6 +23,7 @@ from sslzoo.evaluate.knn import knn
 from sslzoo.evaluate.linear import linear
 from sslzoo.evaluate.score import Score
 from training.export import splits
+from training.facts import finished
 
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 MODEL, RESULT = "model", "result.json"
@@ -98,8 +99,7 @@ def trained(job: Job, folder: Path, run: Path, minutes: float, args: argparse.Na
     command = [sys.executable, "-m", "training", job.recipe, "--data", str(folder), "-o", str(run), "--resume"]
     options = [f"--max-minutes={minutes:.2f}", f"--device={args.device}", *(f"--set={item}" for item in sets)]
     subprocess.run([*command, *options], check=True)
-    log = run / "log.jsonl"  # absent when the time was up before the first report
-    return log.exists() and bool(json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["done"])
+    return finished(run)
 
 
 def judged(model: Path, data: tuple[list[Path], list[Path]], device: str) -> dict[str, dict[str, float]]:
