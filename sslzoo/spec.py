@@ -8,7 +8,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -248,3 +248,28 @@ def space_id(weights: str, preprocess: Preprocess, geometry: Geometry) -> str:
     """
     parts = {"weights": weights, **preprocess.to_dict(), **geometry.to_dict(), "decode": DECODE_POLICY}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def timm_config(spec: EncoderSpec, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """timm's description of a model (`config.json`): architecture, classes if any, and the preprocessing of these weights."""
+    p = spec.preprocess
+    return {
+        "architecture": spec.backbone,
+        "num_classes": len(classes),
+        "num_features": spec.dim,
+        **({"label_names": list(classes)} if classes else {"global_pool": "avg"}),
+        "pretrained_cfg": {
+            "tag": spec.name.partition(".")[2],
+            "input_size": [3, p.size, p.size],
+            "fixed_input_size": False,
+            "interpolation": p.interpolation,
+            "crop_pct": p.size / p.resize,
+            "crop_mode": "center",
+            "mean": list(p.mean),
+            "std": list(p.std),
+            "num_classes": len(classes),
+            "first_conv": "conv1",
+            "classifier": "fc",
+            "license": spec.license or "not stated",
+        },
+    }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from torch import nn
 from sslzoo import backbones, hub
 from sslzoo.backbones.plain import BN_EPS, as_torchvision, require_plain
 from sslzoo.errors import InputError
-from sslzoo.spec import EncoderSpec
+from sslzoo.spec import EncoderSpec, timm_config
 
 
 def write(tensors: Mapping[str, NDArray[np.float32]], spec: EncoderSpec, folder: Path) -> None:
@@ -34,7 +33,7 @@ def write(tensors: Mapping[str, NDArray[np.float32]], spec: EncoderSpec, folder:
         for name, value in tensors.items()
     }
     hub.save(moved, folder / hub.WEIGHTS)
-    (folder / hub.CONFIG).write_text(json.dumps(config(spec), indent=2) + "\n", encoding="utf-8")
+    (folder / hub.CONFIG).write_text(json.dumps(timm_config(spec), indent=2) + "\n", encoding="utf-8")
 
 
 def read(folder: Path, spec: EncoderSpec) -> nn.Module:
@@ -45,28 +44,3 @@ def read(folder: Path, spec: EncoderSpec) -> nn.Module:
     backbone.load_state_dict(load_file(folder / hub.WEIGHTS), strict=False)
     network: nn.Module = as_torchvision(backbone).eval()
     return network
-
-
-def config(spec: EncoderSpec) -> dict[str, Any]:
-    """timm's description of the model: its architecture, and the preprocessing of these weights."""
-    p = spec.preprocess
-    return {
-        "architecture": spec.backbone,
-        "num_classes": 0,
-        "num_features": spec.dim,
-        "global_pool": "avg",
-        "pretrained_cfg": {
-            "tag": spec.name.partition(".")[2],
-            "input_size": [3, p.size, p.size],
-            "fixed_input_size": False,
-            "interpolation": p.interpolation,
-            "crop_pct": p.size / p.resize,
-            "crop_mode": "center",
-            "mean": list(p.mean),
-            "std": list(p.std),
-            "num_classes": 0,
-            "first_conv": "conv1",
-            "classifier": "fc",
-            "license": spec.license or "not stated",
-        },
-    }

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sslzoo import hub
 from sslzoo.errors import InputError
 from sslzoo.hub.folder import save
-from sslzoo.spec import EncoderSpec
+from sslzoo.spec import EncoderSpec, timm_config
 
 CHECKPOINT = "checkpoint.pt"
 HEAD = ("fc.weight", "fc.bias")
@@ -37,27 +37,7 @@ def write(
     path = folder / hub.WEIGHTS
     spec = dataclasses.replace(spec, sources=(), sha256=hub.sha256(path), size_bytes=path.stat().st_size)
     (folder / hub.CARD).write_text(_card(spec, classes, run), encoding="utf-8")
-    p = spec.preprocess
-    config = {
-        "architecture": spec.backbone,
-        "num_classes": len(classes),
-        "num_features": spec.dim,
-        "label_names": list(classes),
-        "pretrained_cfg": {
-            "num_classes": len(classes),
-            "input_size": [3, p.size, p.size],
-            "fixed_input_size": False,
-            "interpolation": p.interpolation,
-            "crop_pct": p.size / p.resize,
-            "crop_mode": "center",
-            "mean": list(p.mean),
-            "std": list(p.std),
-            "first_conv": "conv1",
-            "classifier": "fc",
-            "license": spec.license,
-        },
-        "sslzoo": {"encoder": spec.to_dict(), "run": dict(run)},
-    }
+    config = timm_config(spec, classes) | {"sslzoo": {"encoder": spec.to_dict(), "run": dict(run)}}
     temporary = folder / f"{hub.CONFIG}.tmp"
     temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(folder / hub.CONFIG)
