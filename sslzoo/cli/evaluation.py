@@ -22,6 +22,12 @@ Train = Annotated[
     str,
     typer.Argument(metavar="TRAIN", help="Labelled images (one folder a class, or Parquet), or an embeddings folder."),
 ]
+Shots = Annotated[
+    list[int] | None, typer.Option(min=1, help="Also from so many images of each class; may be repeated.")
+]
+Share = Annotated[
+    list[float] | None, typer.Option(min=0, max=1, help="Also from this share of the labels (0.01); repeatable.")
+]
 
 
 @app.command(epilog=epilog("eval knn"))
@@ -76,12 +82,8 @@ def linear(
         ),
     ] = None,
     metric: Annotated[str, typer.Option(help="top1, mean_per_class, or mAP11 for labels such as 'cat|dog'.")] = "top1",
-    shots: Annotated[
-        list[int] | None, typer.Option(min=1, help="Also from so many images of each class; may be repeated.")
-    ] = None,
-    share: Annotated[
-        list[float] | None, typer.Option(min=0, max=1, help="Also from this share of the labels (0.01); repeatable.")
-    ] = None,
+    shots: Shots = None,
+    share: Share = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: Json = False,
@@ -161,12 +163,8 @@ def report(
     probes: Annotated[
         list[str] | None, typer.Option("--probe", help="Only knn, or only linear; by default both.")
     ] = None,
-    shots: Annotated[
-        list[int] | None, typer.Option(min=1, help="Also from so many images of each class; may be repeated.")
-    ] = None,
-    share: Annotated[
-        list[float] | None, typer.Option(min=0, max=1, help="Also from this share of the labels (0.01); repeatable.")
-    ] = None,
+    shots: Shots = None,
+    share: Share = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: Json = False,
