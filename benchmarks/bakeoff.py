@@ -30,8 +30,8 @@ from sslzoo.backends.allocator import keep_freed_memory
 from sslzoo.evaluate.knn import knn
 from sslzoo.spec import EncoderSpec
 from training import engine, recipe
+from training.checkpoint import finished
 from training.export import export
-from training.facts import finished
 
 SIZES = (64, 96, 128)
 STEPS, SKIP = 24, 6

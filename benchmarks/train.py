@@ -139,7 +139,10 @@ class Peer(nn.Module):
             self.predict = heads.BYOLPredictionHead(options["projection"], options["hidden"], options["projection"])
             self.loss = loss.NegativeCosineSimilarity()
         elif method == "simsiam":
-            self.head = heads.SimSiamProjectionHead(512, options["projection"], options["projection"])
+            # lightly's own has three layers, the recipe two
+            width = options["projection"]
+            last = (width, width, nn.BatchNorm1d(width, affine=False), None)
+            self.head = heads.ProjectionHead([(512, width, nn.BatchNorm1d(width), nn.ReLU()), last])
             self.predict = heads.SimSiamPredictionHead(
                 options["projection"], options["prediction"], options["projection"]
             )

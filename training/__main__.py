@@ -24,6 +24,8 @@ from sslzoo import hub
 from sslzoo.backends.allocator import keep_freed_memory
 from sslzoo.encoder import load as load_encoder
 from sslzoo.errors import InputError, SslzooError
+from sslzoo.registry import resolve
+from sslzoo.spec import Geometry
 from training import checkpoint, cost, data, distributed, engine, recipe
 from training.facts import record, start_facts
 from training.judge import IMAGES, load_data
@@ -60,6 +62,7 @@ def run(
 
     The run folder's `model` is the encoder so far. Under torchrun each process takes a part of every batch.
     """
+    check_device(device)
     settings = recipe.load(name, overrides or [])
     stages = cost.stages(settings)
     distributed.start()
@@ -70,8 +73,10 @@ def run(
     if (out / checkpoint.FILE).exists() and not resume:
         raise InputError(f"{out} holds a run already; add --resume to continue it, or choose another --output")
     train_set, judge = load_data(data_path, settings, out / IMAGES if resume else None)
-    method = engine.build(settings, initial_weights(init, settings) if init else None)
+    resumed = resume and (out / checkpoint.FILE).exists()
+    method = engine.build(settings, initial_weights(init, settings) if init and not resumed else None)
     began, stop = time.monotonic(), stop_condition(max_minutes)
+    begun = {} if resumed else initial_facts(init)
     run = engine.train(method, train_set, settings, out=out, resume=resume, device=device, stop=stop)
     steps = settings.steps(len(train_set))
     if distributed.rank():  # one process writes, logs and judges for all
@@ -83,7 +88,7 @@ def run(
     typer.echo(
         f"{settings.name}: {len(train_set)} images, {steps} steps; the first report takes half a minute", err=True
     )
-    if steps < FEW_STEPS and not init:
+    if steps < FEW_STEPS and not init and not resumed:
         enough = math.ceil(settings.epochs * FEW_STEPS / steps)
         typer.echo(
             f"{steps} steps are too few to teach an encoder much; with --set epochs={enough} there are {FEW_STEPS}, and"
@@ -93,17 +98,18 @@ def run(
     first = next(run, None)
     if first is None:
         distributed.end()
-        if checkpoint.step(out) == steps:
+        if checkpoint.finished(out):
             if not (out / MODEL).is_dir():
                 write_model(out, settings)
             typer.echo(f"{out}: is finished already; next: sslzoo embed PHOTOS -m {out / MODEL}")
         else:
+            record(out / "run.json", begun)
             typer.echo(f"{out}: stopped after 0.0 minutes; next: the same command with --resume")
         return
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.toml").write_text(settings.to_toml(), encoding="utf-8")
     record(out / IMAGES, data.summary(train_set))
-    facts = start_facts(device, settings, len(train_set)) | {"init": init, "processes": distributed.world()}
+    facts = start_facts(device, settings, len(train_set)) | {"processes": distributed.world()} | begun
     peak = cost.peak_flops(device, bf16=bool(facts["bf16"])) * distributed.world()
     costs, reports = cost.Cost(stages, peak), []
     record(out / "run.json", facts | {"flops_per_image": stages[-1][1], "peak_flops": peak})
@@ -239,7 +245,34 @@ def initial_weights(name: str, settings: recipe.Recipe) -> dict[str, torch.Tenso
             f"{name} is a {theirs[0]} with the {theirs[1]} stem and the recipe trains a {ours[0]} with the {ours[1]} stem; "
             f"add --set backbone={theirs[0]} --set stem={theirs[1]}"
         )
+    prep = encoder.spec.preprocess
+    if encoder.spec.geometry != Geometry(stem=settings.stem):
+        raise InputError(
+            f"{name} pads or normalises in its own way ({encoder.spec.geometry}), which training does not do;"
+            " choose another encoder for --init: sslzoo models"
+        )
+    if (tuple(prep.mean), tuple(prep.std)) != (tuple(settings.mean), tuple(settings.std)):
+        raise InputError(
+            f"{name} takes pixels with another mean and standard deviation; add --set mean={list(prep.mean)} "
+            f"--set std={list(prep.std)}"
+        )
     return encoder.backbone.state_dict()
+
+
+def initial_facts(name: str) -> dict[str, object]:
+    """What a run began from, which decides the terms of what it makes."""
+    if not name:
+        return {"init": ""}
+    spec = resolve(name)
+    return {"init": spec.name, "init_license": spec.license, "init_data_terms": spec.data_terms}
+
+
+def check_device(name: str) -> None:
+    """Raises InputError when torch can't compute there."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name!r}: {str(error).partition(chr(10))[0]}; use cpu, cuda or cuda:1") from None
 
 
 def stop_condition(max_minutes: float | None) -> Callable[[], bool]:
@@ -261,7 +294,7 @@ def main() -> None:
     """The command line; errors that are meant for people print as one line."""
     keep_freed_memory()
     arguments = sys.argv[1:]
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in ("run", "export", "publish"):
+    if arguments and arguments[0] not in ("run", "export", "publish", "--help"):
         arguments = ["run", *arguments]  # `python -m training RECIPE` is the common case
     try:
         app(arguments, prog_name="python -m training")

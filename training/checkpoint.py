@@ -43,9 +43,12 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
-def step(out: Path) -> int:
-    """The step that a run folder's checkpoint stands at; 0 without one."""
-    return int(read(out / FILE)["step"]) if (out / FILE).is_file() else 0
+def finished(out: Path) -> bool:
+    """Whether a run folder's training has come to its end."""
+    if not (out / FILE).is_file():
+        return False
+    state = read(out / FILE)
+    return bool(state["step"] == recipes.from_dict(state["recipe"]).steps(state["images"]))
 
 
 def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, images: int) -> int:
@@ -59,9 +62,10 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
         return 0
     state = read(path)
     ours, theirs = recipe.to_dict(), recipes.from_dict(state["recipe"]).to_dict()  # keys that are new get their default
-    if changed := sorted(key for key in ours if ours[key] != theirs[key]):
+    if changed := [f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in sorted(ours) if ours[key] != theirs[key]]:
         raise InputError(
-            f"{path} was made with another {', '.join(changed)}; resume without --set, or choose another --output"
+            f"{path} was made with {'; '.join(changed)}. Repeat the recipe and every --set it began with, or choose"
+            " another --output"
         )
     if state["images"] != images:
         raise InputError(

@@ -46,8 +46,8 @@ def rank() -> int:
 def parallel(module: nn.Module) -> nn.Module:
     """The module with its gradients averaged over the processes.
 
-    Buffers are not exchanged: they are equal in all processes (a queue), or nothing depends on them (BN's running
-    statistics where BN is not synchronised).
+    Buffers are not exchanged: they are equal in all processes (a queue holds everyone's), or nothing depends on them (BN's
+    running statistics where BN is not synchronised).
     """
     if world() == 1:
         return module

@@ -63,6 +63,7 @@ def build(recipe: Recipe, weights: Mapping[str, Tensor] | None = None) -> Method
             backbone.load_state_dict(weights)
         small_maps.use(backbone)
         cls = METHODS[recipe.method]
+        _check_views(recipe, cls)
         known = {
             p.name
             for c in cls.__mro__
@@ -73,6 +74,16 @@ def build(recipe: Recipe, weights: Mapping[str, Tensor] | None = None) -> Method
         if unknown := sorted(set(recipe.method_options) - known):
             raise InputError(f"method_options has no {unknown[0]!r}; {recipe.method} has: {', '.join(sorted(known))}")
         return cls(backbone, backbone.dim, **recipe.method_options)
+
+
+def _check_views(recipe: Recipe, cls: type[Method]) -> None:
+    sizes = [view.size for view in recipe.views for _ in range(view.count)]
+    if len(sizes) < 2 or cls.views not in (None, len(sizes)) or sizes[0] != sizes[1]:
+        wants = "two views of one size" if cls.views else "two or more views, the first two of one size"
+        raise InputError(
+            f"{recipe.method} takes {wants} of an image, and the recipe has {', '.join(f'{s} px' for s in sizes) or 'none'};"
+            " change views.0.count or views.0.size"
+        )
 
 
 def train(
@@ -91,7 +102,7 @@ def train(
 
     The images are in memory or streamed; a stream gives the same batches.
     With `out`, a checkpoint is written there when the loop ends and after an epoch, where epochs are short not more often
-    than every `save_seconds`; `resume` continues from it.
+    than every `save_seconds`, where they are long every ten times as much; `resume` continues from it.
     `stop` is asked before every step and ends the loop cleanly. Raises Diverged when the loss is not finite.
     Under torchrun each process computes its part of every batch; the loss is the mean over all of them.
     """
@@ -110,6 +121,8 @@ def train(
     images = ImageSet(images, [None] * len(images), []) if isinstance(images, Tensor) else images
     method.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if world > 1 and recipe.sync_bn:
+        if method.own_norms:
+            raise InputError(f"{recipe.method} needs BN's statistics of each process; add --set sync_bn=false")
         norms.synchronize(method, device)
     if recipe.compile:
         for network in method.children():
@@ -120,7 +133,7 @@ def train(
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
 
     step = checkpoint.load(out, method, optimizer, recipe, len(images)) if resume and out is not None else 0
-    saved, saved_at = -1, float("-inf")
+    saved, saved_at = -1, time.monotonic() - save_seconds
     feed = images.batches(rows_from(step, steps, images, recipe), device)
     total, first_bad = torch.zeros((), device=device), torch.tensor(steps, device=device)
     counted, began, output = 0, time.perf_counter(), torch.zeros(2, 2)
@@ -150,23 +163,32 @@ def train(
         counted, output = counted + 1, outputs["z"]
         end_of_epoch = step % per_epoch == 0 or step == steps  # epochs may be a fraction
         if end_of_epoch or time.perf_counter() - began > report_seconds:
+            if not _finite(method):  # a bad gradient shows in the weights before it does in the loss
+                first_bad = first_bad.clamp_max(step - 1)
             if int(first_bad) < steps:
                 break
             report = _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
-            if end_of_epoch and out is not None and rank == 0 and time.monotonic() - saved_at >= save_seconds:
+            wait = save_seconds if end_of_epoch else 10 * save_seconds
+            if out is not None and rank == 0 and time.monotonic() - saved_at >= wait:
                 checkpoint.save(out, method, optimizer, recipe, step, len(images))
                 saved, saved_at = step, time.monotonic()
             yield report
             total, counted, began = torch.zeros_like(total), 0, time.perf_counter()
     feed.close()  # ends the threads that decode ahead
+    if counted and not _finite(method):
+        first_bad = first_bad.clamp_max(step - 1)
     if (bad := int(first_bad)) < steps:
-        where = "" if out is None else f"; see {checkpoint.dump(out, method, views, bad, rate)}"
+        where = "" if out is None or rank else f"; see {checkpoint.dump(out, method, views, bad, rate)}"
         lower = recipe.lr_per_256 / 3
         raise Diverged(f"the loss is not finite at step {bad} of {steps}{where}; try --set lr_per_256={lower:.3g}")
     if out is not None and saved != step and rank == 0:
         checkpoint.save(out, method, optimizer, recipe, step, len(images))
     if step < steps and counted:
         yield _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
+
+
+def _finite(method: Method) -> bool:
+    return bool(torch.stack([p.isfinite().all() for p in method.parameters()]).all())
 
 
 def rows_from(step: int, steps: int, images: Images, recipe: Recipe) -> Iterator[Tensor]:

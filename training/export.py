@@ -64,6 +64,13 @@ def export(
     settings = recipe.from_dict(state["recipe"])
     facts = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
     size = settings.test_size or settings.views[0].size
+    if began := facts.get("init"):
+        provenance = Provenance(
+            f"{provenance.trained_on}, beginning with the weights of {began}",
+            f"{provenance.data_terms}; of {began}: {facts.get('init_data_terms', 'not stated')} (its weights:"
+            f" {facts.get('init_license', 'not stated')})",
+            provenance.license,
+        )
     spec = EncoderSpec(
         name=name or own_name(settings, folder),
         method=settings.method,
@@ -89,6 +96,7 @@ def export(
     for record in ("run.json", "log.jsonl"):
         if (run / record).is_file():
             shutil.copy(run / record, folder / record)
+    (folder / "recipe.toml").write_text(settings.to_toml(), encoding="utf-8")
     return spec
 
 

@@ -21,7 +21,7 @@ def start_facts(device: str, settings: recipe.Recipe, images: int) -> dict[str, 
     )
     return {
         "commit": git.stdout.strip(),
-        "processor": processor_name() if device == "cpu" else torch.cuda.get_device_name(device),
+        "processor": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
         "bf16": settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device)),
         "torch": torch.__version__,
@@ -46,9 +46,3 @@ def record(path: Path, facts: dict[str, object]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(known | facts, indent=2) + "\n")
     os.replace(temporary, path)
-
-
-def finished(run: Path) -> bool:
-    """Whether a run has come to its end; its log is absent where it was stopped before the first report."""
-    log = run / "log.jsonl"
-    return log.exists() and bool(json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["done"])

@@ -22,8 +22,8 @@ from sslzoo.errors import InputError
 from sslzoo.evaluate.knn import knn
 from sslzoo.evaluate.linear import linear
 from sslzoo.evaluate.score import Score
+from training.checkpoint import finished
 from training.export import splits
-from training.facts import finished
 
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 MODEL, RESULT = "model", "result.json"

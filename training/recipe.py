@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from sslzoo.errors import InputError
+from sslzoo.spec import Geometry, Preprocess
 from training.augment import View
 
 RECIPES = Path(__file__).parent / "recipes"
+KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "int": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+    "str": ("a text", (str,)),
+    "bool": ("true or false", (bool,)),
+}
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,23 @@ class Recipe:
             raise InputError(f"decode is {self.decode!r}; use cpu or device")
         if self.accumulate < 1 or self.batch_size % self.accumulate:
             raise InputError(f"accumulate is {self.accumulate}, which does not divide batch_size {self.batch_size}")
-        if not self.progressive or self.progressive[0][0] != 0:
-            raise InputError("progressive must begin at share 0.0 of the run, for example [[0.0, 0.625], [0.7, 1.0]]")
+        if self.lr_per_256 < 0:
+            raise InputError(
+                f"lr_per_256 is {self.lr_per_256}; give a rate of 0 or more, for example --set lr_per_256=0.1"
+            )
+        starts = [start for start, _ in self.progressive]
+        if not starts or starts[0] != 0 or starts != sorted(starts) or not all(0 < f <= 1 for _, f in self.progressive):
+            raise InputError(
+                f"progressive is {self.progressive}; it must begin at share 0.0 of the run, rise, and have factors up to 1,"
+                " for example [[0.0, 0.625], [0.7, 1.0]]"
+            )
+        if (len(self.mean), len(self.std)) != (3, 3):
+            raise InputError(
+                f"mean is {self.mean} and std {self.std}; give three numbers each, for red, green and blue"
+            )
+        Geometry(stem=self.stem)  # what could not be exported is refused before it is trained
+        size = self.test_size or (self.views[0].size if self.views else 224)
+        Preprocess(resize=size, size=size, mean=self.mean, std=self.std)
 
     @property
     def learning_rate(self) -> float:
@@ -116,6 +138,8 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values; raises InputError for an unknown or missing key, suggesting near ones."""
     values = dict(values)
     _check_keys(values, Recipe, "recipe")
+    if not all(isinstance(view, Mapping) for view in values.get("views", ())):
+        raise InputError(f"views is {values['views']!r}; write [[views]] with size and scale, one table each")
     for view in values.get("views", ()):
         _check_keys(view, View, "views")
     values["views"] = tuple(View(**{k: _frozen(v) for k, v in view.items()}) for view in values.get("views", ()))
@@ -145,7 +169,10 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def _read(path: Path) -> dict[str, Any]:
     """A recipe's keys over those of the one it names as its `base`; lists are replaced, and another method's options too."""
-    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
     if "base" not in values:
         return values
     base = path.with_name(values.pop("base") + ".toml")
@@ -183,6 +210,12 @@ def _check_keys(values: Mapping[str, Any], cls: type[Any], where: str) -> None:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
             raise InputError(f"unknown key {key!r} in {where}; {hint}")
+    for f in dataclasses.fields(cls):
+        wanted, kinds = KINDS.get(str(f.type), ("a list in [ ]", (list, tuple)))
+        value = values.get(f.name)
+        good = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        if value is not None and not good and f.name != "method_options":
+            raise InputError(f"{f.name} in {where} is {value!r}; it must be {wanted}")
 
 
 def _frozen(value: Any) -> Any:

@@ -62,6 +62,14 @@ def test_the_loop_in_two_processes_equals_one_and_resumes(two):
         assert torch.equal(together[key], resumed[key]), key
 
 
+def test_the_queues_of_all_processes_are_resumed(two):
+    """The checkpoint is written by one process, and each has embeddings of its own in its queue."""
+    whole, resumed = two("train_queue"), two("resume_queue")
+    assert whole["queue"].shape == (2, 2, 8, 4)
+    assert not torch.equal(whole["queue"][:, 0], whole["queue"][:, 1])
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+
+
 def test_synchronised_norm_in_one_process_is_plain():
     x = torch.randn(6, 3, 4, 4)
     plain, ours = torch.nn.BatchNorm2d(3), torch.nn.Sequential(torch.nn.BatchNorm2d(3))

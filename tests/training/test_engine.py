@@ -51,7 +51,7 @@ def test_short_epochs_do_not_wait_for_the_disk(tiny, images, tmp_path, monkeypat
 def test_half_an_epoch_at_the_end_is_reported_as_the_end(tiny, images, tmp_path):
     _, reports = run(tiny(epochs=1.5), images, out=tmp_path)
     assert [(p.step, p.done) for p in reports] == [(4, False), (6, True)]
-    assert checkpoint.step(tmp_path) == 6
+    assert checkpoint.finished(tmp_path)
 
 
 def test_training_between_reports_is_not_changed_by_evaluation(tiny, images):
@@ -74,7 +74,7 @@ def test_the_seed_decides_the_run(tiny, images):
 
 def test_a_checkpoint_of_another_recipe_is_refused(tiny, images, tmp_path):
     run(tiny(epochs=1), images, out=tmp_path)
-    with pytest.raises(InputError, match="another epochs"):
+    with pytest.raises(InputError, match="epochs 1, not 3"):
         run(tiny(epochs=3), images, out=tmp_path, resume=True)
     with pytest.raises(InputError, match="40 images"):
         run(tiny(epochs=1), images[:30], out=tmp_path, resume=True)
@@ -114,6 +114,29 @@ def test_clipping_bounds_the_gradient(tiny, images):
     after, reports = run(recipe, images)
     moved = sum((after[k] - before[k]).square().sum() for k in after if k.endswith("weight")).sqrt()
     assert 0 < moved.item() <= reports[-1].step * recipe.learning_rate * 1e-6
+
+
+def test_weights_that_are_no_numbers_never_replace_a_good_checkpoint(tiny, images, tmp_path):
+    """A gradient may go wrong while the loss is still a number: the last step's shows in the weights alone."""
+    recipe = tiny()
+    method, calls = engine.build(recipe), []
+
+    def spoil(gradient):
+        calls.append(1)
+        return gradient * float("nan") if len(calls) == recipe.steps(len(images)) else gradient
+
+    next(method.backbone.parameters()).register_hook(spoil)
+    with pytest.raises(engine.Diverged, match="at step 7 of 8"):
+        for _ in engine.train(method, images, recipe, out=tmp_path, save_seconds=0):
+            pass
+    state = checkpoint.read(tmp_path / checkpoint.FILE)
+    assert state["step"] == 4
+    assert all(value.isfinite().all() for value in state["method"].values())
+
+
+def test_a_long_epoch_is_saved_on_the_way(tiny, images, tmp_path):
+    for report in engine.train(engine.build(tiny()), images, tiny(), out=tmp_path, report_seconds=0, save_seconds=0):
+        assert checkpoint.read(tmp_path / checkpoint.FILE)["step"] == report.step
 
 
 def test_where_the_loss_stopped_being_a_number_is_written_down(tiny, images, tmp_path):

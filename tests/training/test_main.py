@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import sslzoo
+from sslzoo import hub
 from training import __main__ as cli
 from training import recipe
 
@@ -119,6 +120,28 @@ def test_starting_from_an_encoder(run, photos, model_folder, tmp_path):
     torch.testing.assert_close(state["backbone.conv1.weight"], start["conv1.weight"])
     code, _, err = run(*go, f"local-dir:{model_folder}", "--set", "stem=cifar", "-o", "other")
     assert code == 1 and "--set stem=imagenet" in err
+    code, _, err = run(*go, f"local-dir:{model_folder}", "--set", "mean=[0.5, 0.5, 0.5]", "-o", "other")
+    assert code == 1 and "--set mean=[0.485, 0.456, 0.406]" in err
+
+
+def test_what_a_run_began_from_is_told_by_what_it_made(run, photos, model_folder, tmp_path):
+    """Also where the run was resumed without the option."""
+    go = ("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL)
+    run(*go, "--init", f"local-dir:{model_folder}", "--max-minutes", "0")
+    theirs = hub.read_config(model_folder)
+    assert run(*go, "--resume")[0] in (0, None)
+    facts = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert (facts["init"], facts["init_license"]) == (theirs.name, theirs.license)
+    made = hub.read_config(tmp_path / "r" / "model")
+    assert theirs.name in made.trained_on and theirs.license in made.data_terms
+    card = (tmp_path / "r" / "model" / "README.md").read_text()
+    assert theirs.name in card and "`recipe.toml`" in card
+    assert recipe.load(str(tmp_path / "r" / "model" / "recipe.toml")).batch_size == 4
+
+
+def test_a_device_that_is_not_there(run, photos):
+    code, _, err = run("--data", photos, "simclr-r18.tin_cpu_1h", "--device", "gpu")  # options may come first
+    assert code == 1 and err.startswith("error: --device 'gpu'") and "use cpu" in err
 
 
 @pytest.mark.parametrize(
@@ -147,7 +170,7 @@ def test_a_finished_run_says_so_and_a_refused_resume_changes_nothing(run, photos
     assert (tmp_path / "r" / "model" / "model.safetensors").is_file()
     assert "is finished already; next: sslzoo embed PHOTOS -m r/model" in out
     code, _, error = run(*command, "--resume", "--set", "lr_per_256=9.0")
-    assert code == 1 and "another lr_per_256" in error
+    assert code == 1 and "lr_per_256 0.3, not 9.0" in error
     assert record == ((tmp_path / "r" / "recipe.toml").read_bytes(), (tmp_path / "r" / "run.json").read_bytes())
     code, _, error = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "big", *SMALL, "--set", "batch_size=4096")
     assert code == 1 and not (tmp_path / "big").exists()

@@ -69,6 +69,15 @@ def test_overrides_take_tomls_syntax():
         ("precision=fp8", "auto, bf16 or fp32"),
         ("batch_size=1", "at least 2"),
         ("progressive=[[0.5, 1.0]]", "must begin at share 0.0"),
+        ("progressive=[[0.0, 0.5], [0.9, 1.0], [0.7, 1.0]]", "rise"),
+        ("epochs=abc", "epochs in recipe is 'abc'; it must be a number"),
+        ("batch_size=12.5", "batch_size in recipe is 12.5; it must be a whole number"),
+        ("zero_init_residual=1", "true or false"),
+        ("views.0.jitter=0.4", "jitter in views is 0.4; it must be a list"),
+        ("mean=[0.5]", "three numbers"),
+        ("stem=foo", "stem is 'foo'"),
+        ("test_size=-5", "size=-5"),
+        ("lr_per_256=-1", "0 or more"),
     ],
 )
 def test_wrong_overrides(override, message):
@@ -81,6 +90,28 @@ def test_an_unknown_recipe_or_method(tiny):
         recipe.load("simclr-r18")
     with pytest.raises(InputError, match="unknown method 'mae'; there are: simclr"):
         engine.build(dataclasses.replace(tiny(), method="mae"))
+
+
+def test_a_file_that_is_not_toml(tmp_path):
+    (tmp_path / "mine.toml").write_text("epochs = [1")
+    with pytest.raises(InputError, match=r"mine\.toml is not TOML"):
+        recipe.load(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize(
+    ("method", "views"),
+    [
+        ("simclr", [{"count": 1, "size": 16}]),
+        ("simclr", [{"count": 3, "size": 16}]),
+        ("byol", [{"count": 1, "size": 16}, {"count": 1, "size": 8}]),
+        ("swav", [{"count": 1, "size": 16}]),
+        ("swav", [{"count": 1, "size": 16}, {"count": 4, "size": 8}]),
+    ],
+)
+def test_a_method_says_which_views_it_takes(tiny, method, views):
+    """SimCLR, given one view, would pair different images and train on."""
+    with pytest.raises(InputError, match=rf"{method} takes two .*views.0.count"):
+        engine.build(tiny(method, views=views))
 
 
 def test_a_missing_key_is_named(tiny):

@@ -71,9 +71,9 @@ def test_the_queue_joins_the_assignment_from_its_point_on():
     without = method().eval().loss(views, 0.0)[0]
     torch.testing.assert_close(m.loss(views, 0.49)[0], without)
     z = F.normalize(m.projector(m.backbone(views[0])), dim=1)
-    torch.testing.assert_close(m.queue[0][:4], z)  # filled already
+    torch.testing.assert_close(m.queue[0, 0, :4], z)  # filled already
     m.loss(views, 0.49)
-    torch.testing.assert_close(m.queue[0], torch.cat([z, z[:2]]))  # newest first
+    torch.testing.assert_close(m.queue[0, 0], torch.cat([z, z[:2]]))  # newest first
     assert not torch.allclose(m.loss(views, 0.5)[0], without)
 
 

@@ -87,12 +87,12 @@ def settings():
     )
 
 
-def train(out=None, steps=None):
+def train(out=None, steps=None, kind=SimCLR, **options):
     """The loop itself, without random views, so that the result doesn't depend on the number of processes."""
     images = torch.randint(0, 256, (24, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    method = SimCLR(backbone, 6, hidden=8, projection=4)
+    method = kind(backbone, 6, hidden=8, projection=4, **options)
     asked = iter(range(steps)) if steps and distributed.rank() == 0 else None  # only one process is asked to stop
     stop = (lambda: next(asked, None) is None) if asked is not None else (lambda: False)
     for _ in engine.train(method, images, settings(), out=out, resume=out is not None, stop=stop):
@@ -100,12 +100,23 @@ def train(out=None, steps=None):
     return method.state_dict()
 
 
-def resume():
+def resume(**options):
     out = Path(os.environ["RUN_FOLDER"])
-    train(out, steps=4)
+    train(out, steps=4, **options)
     if distributed.world() > 1:
         torch.distributed.barrier()
-    return train(out)
+    return train(out, **options)
+
+
+QUEUED = {"kind": SwAV, "prototypes": 5, "queue": 8}
+
+
+def train_queue():
+    return train(**QUEUED)
+
+
+def resume_queue():
+    return resume(**QUEUED)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -49,16 +48,19 @@ def load(
     `known`, an earlier `summary` of the same files, spares that. `decode` is `Stream`'s. `limit` keeps so many in memory,
     taken evenly from the whole: a folder's first images are all of its first class.
     """
+    rows = rows_of(path)
     if limit is None and storage != "memory":
-        rows = rows_of(path)
         if rows is None and storage == "stream":
             raise InputError(f"{path} can only be read from front to back; unpack it, or use uncompressed .tar shards")
         if rows is not None and distributed.any_rank(storage == "stream" or not _fits(len(rows), size)):
             return Stream.checked(rows, size, decode=decode, known=known, quiet=quiet)
     items = discover.discover(path)
-    if limit is not None and (few := rows_of(path)) is not None:
-        items = (few.item(row) for row in spread(len(few), limit).tolist())
-    arrays: list[np.ndarray] = []
+    if limit is not None and rows is not None:
+        items = (rows.item(row) for row in spread(len(rows), limit).tolist())
+    # in place, since what is decided upon above is one copy; pages that are never written to cost nothing
+    images = torch.empty(
+        (min(len(rows) if rows is not None else 1024, limit or 1 << 62), 3, size, size), dtype=torch.uint8
+    )
     labels: list[str | int | None] = []
     failures: list[tuple[str, str]] = []
     with tqdm(desc=f"reading {path}", unit="img", disable=quiet or None) as bar:
@@ -67,14 +69,15 @@ def load(
                 failures.append((item.id, result.reason))
                 continue
             bar.update()
-            arrays.append(result[0])
+            if len(labels) == len(images):  # a source that does not tell how many it holds
+                images = torch.cat([images, torch.empty_like(images)])
+            images.numpy()[len(labels)] = result[0].transpose(2, 0, 1)
             labels.append(item.label)
-            if limit is not None and len(arrays) >= limit:
+            if limit is not None and len(labels) >= limit:
                 break
-    if not arrays:
+    if not labels:
         raise InputError(f"no readable image in {path}; name a folder of images or Parquet files with an image column")
-    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(images, labels, failures)
+    return ImageSet(images[: len(labels)], labels, failures)
 
 
 def splits(path: str) -> tuple[discover.Source, discover.Source | None]:

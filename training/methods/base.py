@@ -22,6 +22,8 @@ class Method(nn.Module):
     """
 
     paper = ""  # arXiv number
+    views: int | None = 2  # how many of an image it takes; None: two or more, the first two of one size
+    own_norms = False  # whether BN's statistics must stay each process's own
 
     def __init__(self, backbone: nn.Module, dim: int) -> None:
         super().__init__()

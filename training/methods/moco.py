@@ -34,6 +34,7 @@ class MoCo(Method):
     """
 
     paper = "arXiv:2003.04297"
+    own_norms = True  # statistics of all processes would undo the shuffle (v1, section 3.3)
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class SwAV(Method):
     """
 
     paper = "arXiv:2006.09882"
+    views = None
 
     def __init__(
         self,
@@ -66,7 +67,8 @@ class SwAV(Method):
         self.prototypes = nn.Linear(projection, prototypes, bias=False)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.queue_from, self.freeze_until = queue_from, freeze_until
-        self.register_buffer("queue", torch.zeros(2, queue, projection))
+        # every process holds the queues of all, so that a checkpoint written by one is whole
+        self.register_buffer("queue", torch.zeros(2, distributed.world(), queue, projection))
         self.after_step(0.0)
 
     queue: Tensor
@@ -84,11 +86,12 @@ class SwAV(Method):
         losses = []
         for i in range(2):
             pool = crops[i].detach()
-            if self.queue.shape[1]:
+            if length := self.queue.shape[2]:
                 if progress >= self.queue_from:
-                    pool = torch.cat([pool, score(self.queue[i], weight.detach())])
+                    pool = torch.cat([pool, score(self.queue[i, distributed.rank()], weight.detach())])
                 # filled from the start, so that it is full when its time comes
-                self.queue[i] = torch.cat([z[i * n : (i + 1) * n].detach(), self.queue[i]])[: self.queue.shape[1]]
+                newest = distributed.gather(z[i * n : (i + 1) * n].detach()).view(distributed.world(), n, -1)
+                self.queue[i] = torch.cat([newest, self.queue[i]], dim=1)[:, :length]
             codes = sinkhorn(pool, epsilon=self.epsilon, iterations=self.iterations)[:n]
             others = [swapped_prediction(c, codes, temperature=self.temperature) for j, c in enumerate(crops) if j != i]
             losses.append(torch.stack(others).mean())
