@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from sslzoo import hub
 from sslzoo.backends.allocator import keep_freed_memory
+from sslzoo.backends.torch_backend import pick_device
+from sslzoo.encoder import Encoder
 from sslzoo.encoder import load as load_encoder
 from sslzoo.errors import InputError, SslzooError
-from sslzoo.registry import resolve
-from sslzoo.spec import Geometry
 from training import checkpoint, cost, data, distributed, engine, recipe
 from training.facts import record, start_facts
 from training.judge import IMAGES, load_data
@@ -56,13 +56,15 @@ def run(
     init: Annotated[
         str, typer.Option(metavar="MODEL", help="Start from an encoder's weights, by name or folder.")
     ] = "",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cuda" if torch.cuda.is_available() else "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …")] = "cuda"
+    if torch.cuda.is_available()
+    else "cpu",
 ) -> None:
     """Train an encoder without labels. Ctrl-C, SIGTERM and --max-minutes leave a checkpoint for --resume.
 
     The run folder's `model` is the encoder so far. Under torchrun each process takes a part of every batch.
     """
-    check_device(device)
+    device = str(pick_device(device))
     settings = recipe.load(name, overrides or [])
     stages = cost.stages(settings)
     distributed.start()
@@ -74,9 +76,10 @@ def run(
         raise InputError(f"{out} holds a run already; add --resume to continue it, or choose another --output")
     train_set, judge = load_data(data_path, settings, out / IMAGES if resume else None)
     resumed = resume and (out / checkpoint.FILE).exists()
-    method = engine.build(settings, initial_weights(init, settings) if init and not resumed else None)
+    start = load_encoder(init, device="cpu") if init and not resumed else None
+    method = engine.build(settings, initial_weights(start, settings) if start else None)
     began, stop = time.monotonic(), stop_condition(max_minutes)
-    begun = {} if resumed else initial_facts(init)
+    begun = {} if resumed else initial_facts(start)
     run = engine.train(method, train_set, settings, out=out, resume=resume, device=device, stop=stop)
     steps = settings.steps(len(train_set))
     if distributed.rank():  # one process writes, logs and judges for all
@@ -236,43 +239,35 @@ def write_model(out: Path, settings: recipe.Recipe) -> None:
     exporting.export(out, out / MODEL, name=name)
 
 
-def initial_weights(name: str, settings: recipe.Recipe) -> dict[str, torch.Tensor]:
-    """The backbone's weights of an encoder of the same architecture."""
-    encoder = load_encoder(name, device="cpu")
-    theirs, ours = (encoder.spec.backbone, encoder.spec.geometry.stem), (settings.backbone, settings.stem)
+def initial_weights(encoder: Encoder, settings: recipe.Recipe) -> dict[str, torch.Tensor]:
+    """The backbone's weights; raises InputError where training would compute something else with them."""
+    spec = encoder.spec
+    theirs, ours = (spec.backbone, spec.geometry.stem), (settings.backbone, settings.stem)
     if theirs != ours:
         raise InputError(
-            f"{name} is a {theirs[0]} with the {theirs[1]} stem and the recipe trains a {ours[0]} with the {ours[1]} stem; "
-            f"add --set backbone={theirs[0]} --set stem={theirs[1]}"
+            f"{spec.name} is a {theirs[0]} with the {theirs[1]} stem and the recipe trains a {ours[0]} with the {ours[1]} stem;"
+            f" add --set backbone={theirs[0]} --set stem={theirs[1]}"
         )
-    prep = encoder.spec.preprocess
-    if encoder.spec.geometry != Geometry(stem=settings.stem):
+    if spec.geometry != settings.geometry:
         raise InputError(
-            f"{name} pads or normalises in its own way ({encoder.spec.geometry}), which training does not do;"
-            " choose another encoder for --init: sslzoo models"
+            f"{spec.name} has padding {spec.geometry.padding!r} and BN's epsilon {spec.geometry.bn_eps:g}, where training has"
+            f" {settings.geometry.padding!r} and {settings.geometry.bn_eps:g}; choose another for --init: sslzoo models"
         )
-    if (tuple(prep.mean), tuple(prep.std)) != (tuple(settings.mean), tuple(settings.std)):
+    prep = spec.preprocess
+    if (prep.mean, prep.std) != (settings.mean, settings.std):
         raise InputError(
-            f"{name} takes pixels with another mean and standard deviation; add --set mean={list(prep.mean)} "
-            f"--set std={list(prep.std)}"
+            f"{spec.name} takes pixels with another mean and standard deviation; add --set mean={list(prep.mean)}"
+            f" --set std={list(prep.std)}"
         )
     return encoder.backbone.state_dict()
 
 
-def initial_facts(name: str) -> dict[str, object]:
+def initial_facts(start: Encoder | None) -> dict[str, object]:
     """What a run began from, which decides the terms of what it makes."""
-    if not name:
+    if start is None:
         return {"init": ""}
-    spec = resolve(name)
+    spec = start.spec
     return {"init": spec.name, "init_license": spec.license, "init_data_terms": spec.data_terms}
-
-
-def check_device(name: str) -> None:
-    """Raises InputError when torch can't compute there."""
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device {name!r}: {str(error).partition(chr(10))[0]}; use cpu, cuda or cuda:1") from None
 
 
 def stop_condition(max_minutes: float | None) -> Callable[[], bool]:

@@ -71,7 +71,12 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
         raise InputError(
             f"{path} was made on {state['images']} images and there are {images} now; choose another --output"
         )
-    method.load_state_dict(state["method"])
+    try:
+        method.load_state_dict(state["method"])
+    except RuntimeError:  # a queue has a part for each process
+        raise InputError(
+            f"{path} does not fit; go on with as many processes as it began with, or choose another --output"
+        ) from None
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
 
@@ -83,7 +88,7 @@ def dump(out: Path, method: Method, views: list[Tensor], step: int, rate: float)
         tensors |= {f"weight {name}": p.detach()} | ({f"gradient {name}": p.grad} if p.grad is not None else {})
     finite = {name: bool(value.isfinite().all()) for name, value in tensors.items()}
     report = {
-        "first step whose loss is not finite": step,
+        "first step that is not finite": step,
         "learning rate": rate,
         "not finite": [name for name, good in finite.items() if not good],
         "largest": {name: value.abs().max().item() for name, value in tensors.items() if finite[name]},

@@ -49,7 +49,7 @@ class Progress:
 
 
 class Diverged(SslzooError):
-    """The loss is not a number any more."""
+    """The loss, or a weight, is not a number any more."""
 
 
 def build(recipe: Recipe, weights: Mapping[str, Tensor] | None = None) -> Method:
@@ -103,7 +103,7 @@ def train(
     The images are in memory or streamed; a stream gives the same batches.
     With `out`, a checkpoint is written there when the loop ends and after an epoch, where epochs are short not more often
     than every `save_seconds`, where they are long every ten times as much; `resume` continues from it.
-    `stop` is asked before every step and ends the loop cleanly. Raises Diverged when the loss is not finite.
+    `stop` is asked before every step and ends the loop cleanly. Raises Diverged when the loss or a weight is not finite.
     Under torchrun each process computes its part of every batch; the loss is the mean over all of them.
     """
     batch, world, rank = recipe.batch_size, distributed.world(), distributed.rank()
@@ -133,7 +133,7 @@ def train(
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
 
     step = checkpoint.load(out, method, optimizer, recipe, len(images)) if resume and out is not None else 0
-    saved, saved_at = -1, time.monotonic() - save_seconds
+    saved, saved_at = -1, time.monotonic() - save_seconds  # the first epoch's end is saved however short
     feed = images.batches(rows_from(step, steps, images, recipe), device)
     total, first_bad = torch.zeros((), device=device), torch.tensor(steps, device=device)
     counted, began, output = 0, time.perf_counter(), torch.zeros(2, 2)
@@ -180,7 +180,9 @@ def train(
     if (bad := int(first_bad)) < steps:
         where = "" if out is None or rank else f"; see {checkpoint.dump(out, method, views, bad, rate)}"
         lower = recipe.lr_per_256 / 3
-        raise Diverged(f"the loss is not finite at step {bad} of {steps}{where}; try --set lr_per_256={lower:.3g}")
+        raise Diverged(
+            f"the loss or a weight is not finite at step {bad} of {steps}{where}; try --set lr_per_256={lower:.3g}"
+        )
     if out is not None and saved != step and rank == 0:
         checkpoint.save(out, method, optimizer, recipe, step, len(images))
     if step < steps and counted:

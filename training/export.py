@@ -18,7 +18,7 @@ from sslzoo.baselines import knn_table
 from sslzoo.encoder import Encoder
 from sslzoo.errors import InputError
 from sslzoo.images import discover
-from sslzoo.spec import Canary, EncoderSpec, Geometry, Preprocess, ReportedScore, feature_dim
+from sslzoo.spec import Canary, EncoderSpec, ReportedScore, feature_dim
 from training import checkpoint, recipe
 from training.methods import METHODS
 from training.picture import neighbours
@@ -63,7 +63,6 @@ def export(
     state = checkpoint.read(path)
     settings = recipe.from_dict(state["recipe"])
     facts = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
-    size = settings.test_size or settings.views[0].size
     if began := facts.get("init"):
         provenance = Provenance(
             f"{provenance.trained_on}, beginning with the weights of {began}",
@@ -76,8 +75,8 @@ def export(
         method=settings.method,
         backbone=settings.backbone,
         dim=feature_dim(settings.backbone),
-        preprocess=Preprocess(resize=size, size=size, mean=settings.mean, std=settings.std),
-        geometry=Geometry(stem=settings.stem),
+        preprocess=settings.preprocess,
+        geometry=settings.geometry,
         license=license,
         data_terms=provenance.data_terms,
         trained_on=provenance.trained_on,

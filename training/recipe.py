@@ -101,9 +101,18 @@ class Recipe:
             raise InputError(
                 f"mean is {self.mean} and std {self.std}; give three numbers each, for red, green and blue"
             )
-        Geometry(stem=self.stem)  # what could not be exported is refused before it is trained
-        size = self.test_size or (self.views[0].size if self.views else 224)
-        Preprocess(resize=size, size=size, mean=self.mean, std=self.std)
+        _ = self.geometry, self.preprocess  # what could not be exported is refused before it is trained
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the backbone computes."""
+        return Geometry(stem=self.stem)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How the encoder takes its images once it is trained."""
+        size = self.test_size or self.views[0].size
+        return Preprocess(resize=size, size=size, mean=self.mean, std=self.std)
 
     @property
     def learning_rate(self) -> float:
@@ -137,11 +146,11 @@ class Recipe:
 def from_dict(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values; raises InputError for an unknown or missing key, suggesting near ones."""
     values = dict(values)
-    _check_keys(values, Recipe, "recipe")
+    _check(values, Recipe, "recipe")
     if not all(isinstance(view, Mapping) for view in values.get("views", ())):
         raise InputError(f"views is {values['views']!r}; write [[views]] with size and scale, one table each")
     for view in values.get("views", ()):
-        _check_keys(view, View, "views")
+        _check(view, View, "views")
     values["views"] = tuple(View(**{k: _frozen(v) for k, v in view.items()}) for view in values.get("views", ()))
     required = [f.name for f in dataclasses.fields(Recipe) if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [name for name in required if values.get(name) in (None, "", ())]:
@@ -203,7 +212,7 @@ def _override(values: dict[str, Any], item: str) -> None:
         raise InputError(f"--set {key!r} names no place in the recipe; lists count from 0: views.0.size") from None
 
 
-def _check_keys(values: Mapping[str, Any], cls: type[Any], where: str) -> None:
+def _check(values: Mapping[str, Any], cls: type[Any], where: str) -> None:
     known = [f.name for f in dataclasses.fields(cls)]
     for key in values:
         if key not in known:

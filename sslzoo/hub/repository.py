@@ -24,6 +24,7 @@ PUSHED = (
     "*.png",
     "run.json",
     "log.jsonl",
+    "recipe.toml",
 )
 
 

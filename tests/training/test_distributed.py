@@ -55,6 +55,10 @@ def test_mocos_shuffle_is_undone(two):
         torch.testing.assert_close(together[key], alone[key], msg=key)
 
 
+def test_moco_refuses_the_statistics_of_all_processes(two):
+    assert two("moco_of_all")["refused"]
+
+
 def test_the_loop_in_two_processes_equals_one_and_resumes(two):
     alone, together, resumed = two_ranks.train(), two("train"), two("resume")
     for key, value in alone.items():

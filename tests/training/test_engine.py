@@ -80,6 +80,16 @@ def test_a_checkpoint_of_another_recipe_is_refused(tiny, images, tmp_path):
         run(tiny(epochs=1), images[:30], out=tmp_path, resume=True)
 
 
+def test_a_queue_of_other_processes_is_refused(tiny, images, tmp_path):
+    recipe = tiny("swav")
+    run(recipe, images, out=tmp_path)
+    state = checkpoint.read(tmp_path / checkpoint.FILE)
+    state["method"]["queue"] = state["method"]["queue"].repeat(1, 2, 1, 1)  # as two processes leave it
+    torch.save(state, tmp_path / checkpoint.FILE)
+    with pytest.raises(InputError, match="as many processes"):
+        run(recipe, images, out=tmp_path, resume=True)
+
+
 def test_too_few_images_for_a_batch(tiny, images):
     with pytest.raises(InputError, match="--set batch_size"):
         run(tiny(batch_size=64), images)
@@ -143,7 +153,7 @@ def test_where_the_loss_stopped_being_a_number_is_written_down(tiny, images, tmp
     with pytest.raises(engine.Diverged, match=r"at step 1 of 8; see .*diverged.json"):
         run(tiny("simsiam", lr_per_256=1e30, warmup_epochs=0.0), images, out=tmp_path)
     report = json.loads((tmp_path / "diverged.json").read_text())
-    assert report["first step whose loss is not finite"] == 1
+    assert report["first step that is not finite"] == 1
     assert "weight backbone.0.weight" in report["not finite"]
     assert "view 0" in report["largest"]
     assert not (tmp_path / checkpoint.FILE).exists()

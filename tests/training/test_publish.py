@@ -135,7 +135,9 @@ def test_a_run_is_exported_first(run, server, checkout, photos, tmp_path):
     shutil.rmtree(checkout / "hub_cards" / "simclr-r18.mine")
     out = run("publish", "r", "--repo", "me/it", *arguments, *score, "--license", "mit", "--shard-size", "15MB")
     files = server.contents["me/it"][-1][1]
-    assert {"model-00001-of-00002.safetensors", "model.safetensors.index.json", "neighbours.jpg"} <= set(files)
+    assert {"model-00001-of-00002.safetensors", "model.safetensors.index.json", "neighbours.jpg", "recipe.toml"} <= set(
+        files
+    )
     assert all(len(v) <= 15e6 for v in files.values())
     assert "hf-hub:me/it@" in out
     entry = json.loads((checkout / "zoo" / "simclr-r18.mine.json").read_text())

@@ -2,11 +2,13 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from sslzoo.errors import InputError
 from training import distributed, engine, norms, recipe
 from training.methods import MoCo, SimCLR, SwAV
 from training.methods.swav import sinkhorn
@@ -60,6 +62,15 @@ def moco():
     return {"keys": keys, "queue": method.queue, "loss": distributed.total(loss.detach()) / distributed.world()}
 
 
+def moco_of_all():
+    """MoCo with BN's statistics of all processes, which would undo its shuffle; `train` asks for them."""
+    try:
+        train(kind=MoCo, queue=8)
+    except InputError as error:
+        return {"refused": torch.tensor("sync_bn=false" in str(error))}
+    return {"refused": torch.tensor(False)}
+
+
 def settings():
     view = {
         "count": 2,
@@ -87,12 +98,12 @@ def settings():
     )
 
 
-def train(out=None, steps=None, kind=SimCLR, **options):
+def train(out=None, steps=None, kind=None, **options):
     """The loop itself, without random views, so that the result doesn't depend on the number of processes."""
     images = torch.randint(0, 256, (24, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    method = kind(backbone, 6, hidden=8, projection=4, **options)
+    method = (kind or partial(SimCLR, hidden=8))(backbone, 6, projection=4, **options)
     asked = iter(range(steps)) if steps and distributed.rank() == 0 else None  # only one process is asked to stop
     stop = (lambda: next(asked, None) is None) if asked is not None else (lambda: False)
     for _ in engine.train(method, images, settings(), out=out, resume=out is not None, stop=stop):
@@ -108,7 +119,7 @@ def resume(**options):
     return train(out, **options)
 
 
-QUEUED = {"kind": SwAV, "prototypes": 5, "queue": 8}
+QUEUED = {"kind": SwAV, "hidden": 8, "prototypes": 5, "queue": 8}
 
 
 def train_queue():

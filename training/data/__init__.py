@@ -57,10 +57,9 @@ def load(
     items = discover.discover(path)
     if limit is not None and rows is not None:
         items = (rows.item(row) for row in spread(len(rows), limit).tolist())
-    # in place, since what is decided upon above is one copy; pages that are never written to cost nothing
-    images = torch.empty(
-        (min(len(rows) if rows is not None else 1024, limit or 1 << 62), 3, size, size), dtype=torch.uint8
-    )
+    # filled in place, since `_fits` counts one copy; rows that are never written to cost no memory
+    room = limit or (1024 if rows is None else len(rows))
+    images = torch.empty((room, 3, size, size), dtype=torch.uint8)
     labels: list[str | int | None] = []
     failures: list[tuple[str, str]] = []
     with tqdm(desc=f"reading {path}", unit="img", disable=quiet or None) as bar:
