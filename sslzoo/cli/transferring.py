@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers
+from sslzoo.errors import InputError
 
 
 def finetune(
@@ -66,6 +67,8 @@ def finetune(
     from sslzoo.transfer.loop import Epoch
     from sslzoo.transfer.settings import preset as named
 
+    if freeze and stages:
+        raise InputError(f"--freeze trains no stage and --stages {stages} the last {stages}; leave out one of them")
     given: dict[str, Any] = {
         "stages": 0 if freeze else stages,
         "epochs": epochs,
@@ -113,12 +116,17 @@ def finetune(
         raise typer.Exit(130) from None
     score = made.score
     if as_json:
-        facts = {"classes": len(made.classifier.classes), "score": score and score.to_dict()}
+        facts = {"classes": len(made.classifier.classes), "score": score and score.to_dict(), "failures": made.failures}
         typer.echo(json.dumps({"output": str(output), **facts}))
-        return
-    typer.echo(f"{output}: {len(made.classifier.classes)} classes; next: sslzoo predict {output} IMAGES")
-    if score is not None:
-        typer.echo(f"{100 * score.value:.1f} ± {100 * score.interval():.1f}  {score.protocol}")
+    else:
+        typer.echo(f"{output}: {len(made.classifier.classes)} classes; next: sslzoo predict {output} IMAGES")
+        if score is not None:
+            typer.echo(f"{100 * score.value:.1f} ± {100 * score.interval():.1f}  {score.protocol}")
+    for kind, failures in made.failures.items():
+        for id_, reason in failures.items():
+            typer.echo(f"{id_} ({kind}): {reason}", err=True)
+    if any(made.failures.values()):
+        raise typer.Exit(3)
 
 
 def predict(
