@@ -13,6 +13,9 @@ from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers
 from sslzoo.errors import InputError
 
 
+FEW_TESTS = 100  # 1.96 · sqrt(0.25 / n) is 0.1 at 96, and 0.05 at 384
+
+
 def finetune(
     train: Annotated[
         str, typer.Argument(metavar="DATA", help="Labelled training images: one folder a class, or Parquet.")
@@ -43,7 +46,9 @@ def finetune(
     warmup_epochs: Annotated[float | None, typer.Option(help="The rate rises from zero for so long.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the input in px; by default the encoder's.")] = None,
     min_crop: Annotated[float | None, typer.Option(help="Least share of the image's area in a crop.")] = None,
-    randaugment: Annotated[int | None, typer.Option(min=0, help="Magnitude of RandAugment, such as 9.")] = None,
+    randaugment: Annotated[
+        int | None, typer.Option(min=0, max=30, help="Magnitude of RandAugment, such as 9; at most 30.")
+    ] = None,
     mixup: Annotated[float | None, typer.Option(min=0, help="Alpha of mixup, such as 0.2.")] = None,
     cutmix: Annotated[float | None, typer.Option(min=0, help="Alpha of cutmix, such as 1.")] = None,
     label_smoothing: Annotated[
@@ -122,6 +127,8 @@ def finetune(
         typer.echo(f"{output}: {len(made.classifier.classes)} classes; next: sslzoo predict {output} IMAGES")
         if score is not None:
             typer.echo(f"{100 * score.value:.1f} ± {100 * score.interval():.1f}  {score.protocol}")
+            if (count := len(score.items)) < FEW_TESTS:
+                typer.echo(f"the interval is wide: there are {count} test images; some 400 bring it to ± 5", err=True)
     for kind, failures in made.failures.items():
         for id_, reason in failures.items():
             typer.echo(f"{id_} ({kind}): {reason}", err=True)

@@ -154,6 +154,7 @@ def test_from_the_command_line(run, colours, tmp_path):
     assert code == 0
     assert "3 classes; next: sslzoo predict c" in out and "finetune_top1@2 epochs" in out
     assert "epoch 2/2: loss" in err
+    assert "the interval is wide: there are 12 test images" in err
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     (mixed / "a.png").write_bytes((test / "red" / "0.png").read_bytes())
