@@ -12,7 +12,6 @@ import typer
 from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers
 from sslzoo.errors import InputError
 
-
 FEW_TESTS = 100  # 1.96 · sqrt(0.25 / n) is 0.1 at 96, and 0.05 at 384
 
 
