@@ -3,6 +3,7 @@
     python -m benchmarks                          all; an hour or two on two cores, and nothing else should run beside
     python -m benchmarks --only startup,search    these; the other sections of RESULTS.md stay as they are
     python -m benchmarks --quick -o /tmp/r.md     small sizes, to see that everything works; not figures to quote
+    python -m benchmarks --only finetune-cifar10 --data FOLDER                 labelled sets as Parquet: FOLDER/cifar10/…
     python -m benchmarks --only embed --python thingsvision=VENV/bin/python    a peer of `embed` in an environment of its own
 
 Every section states its command, day, processor, versions and how busy the machine was when it began; medians and ratios are the
@@ -61,6 +62,7 @@ class Benchmark:
     shows: str
     packages: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()  # files in the folder of --data
 
 
 BENCHMARKS = {
@@ -86,6 +88,21 @@ BENCHMARKS = {
         "benchmarks/probe.py --rows 2000 --queries 500 --dim 32 --every 20",
         "kNN beside the loop that most repositories copy, 45 linear probes beside scikit-learn.",
         ("sklearn",),
+    ),
+    "finetune-caltech101": Benchmark(
+        "-m benchmarks.finetune {data}/caltech101/train.parquet {data}/caltech101/test.parquet --size 64 --epochs 8",
+        "-m benchmarks.finetune {data}/caltech101/train.parquet {data}/caltech101/test.parquet --size 32 --epochs 1 "
+        "--tests 50",
+        "The encoder inside the package, fine-tuned, beside the same network trained from scratch for the same time.",
+        data=("caltech101/train.parquet", "caltech101/test.parquet"),
+    ),
+    "finetune-cifar10": Benchmark(
+        "-m benchmarks.finetune {data}/cifar10/train-00000-of-00002.parquet {data}/cifar10/test.parquet --images 3000 "
+        "--tests 1000 --size 48 --epochs 5",
+        "-m benchmarks.finetune {data}/cifar10/train-00000-of-00002.parquet {data}/cifar10/test.parquet --images 256 "
+        "--tests 50 --size 32 --epochs 1",
+        "The same on 3,000 images of 32 px.",
+        data=("cifar10/train-00000-of-00002.parquet", "cifar10/test.parquet"),
     ),
     "train": Benchmark(
         "-m benchmarks.train --repeats 3",
@@ -128,8 +145,10 @@ BENCHMARKS = {
 }
 
 
-def missing(benchmark: Benchmark) -> str:
+def missing(benchmark: Benchmark, data: Path | None) -> str:
     """Why this machine can't run it, or nothing."""
+    if lacking := [name for name in benchmark.data if data is None or not (data / name).is_file()]:
+        return f"it needs --data FOLDER with {', '.join(lacking)}"
     if absent := [name for name in benchmark.packages if importlib.util.find_spec(name) is None]:
         return f"{', '.join(absent)} is not installed"
     absent = [name for name in benchmark.programs if shutil.which(name) is None]
@@ -214,29 +233,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(BENCHMARKS), help="with commas: %(default)s")
     parser.add_argument("--photos", type=Path, help="a folder of photos; by default the project's own, ten times")
+    parser.add_argument("--data", type=Path, help="a folder of labelled sets as Parquet, such as cifar10/test.parquet")
     parser.add_argument(
         "--python", action="append", default=[], metavar="NAME=PATH", help="an embed peer's interpreter"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes; not figures to quote")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    options.data = options.data and options.data.resolve()  # benchmarks run in the repository's folder
     names = options.only.split(",")
     if unknown := [name for name in names if name not in BENCHMARKS]:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
     with tempfile.TemporaryDirectory() as temporary:
         photos = options.photos or copies(Path(temporary), 1 if options.quick else 10)
         for name in names:
-            if missing(BENCHMARKS[name]):
+            if missing(BENCHMARKS[name], options.data):
                 continue
             print(f"{name} …", file=sys.stderr, flush=True)
             chosen = BENCHMARKS[name].quick if options.quick else BENCHMARKS[name].arguments
             pythons = options.python if name.startswith("embed") else []
-            arguments = shlex.split(chosen.format(photos=shlex.quote(str(photos))))
+            arguments = [part.format(photos=photos, data=options.data) for part in shlex.split(chosen)]
             section = run(name, [*arguments, *(f"--python={pair}" for pair in pythons)], pythons)
-            for private in (temporary, *(pair.split("=", 1)[1] for pair in pythons)):
+            data = [str(options.data)] if options.data else []
+            for private in (temporary, *data, *(pair.split("=", 1)[1] for pair in pythons)):
                 section = section.replace(private, "…")
             write(options.output, name, section)
-    reasons = [f"- {name}: {reason}" for name in BENCHMARKS if (reason := missing(BENCHMARKS[name]))]
+    reasons = [f"- {name}: {reason}" for name in BENCHMARKS if (reason := missing(BENCHMARKS[name], options.data))]
     write(options.output, "left out", "## Not run here\n\n" + "\n".join(reasons) + "\n" if reasons else "")
     print(options.output)
 

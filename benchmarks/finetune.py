@@ -1,7 +1,7 @@
 """Fine-tuning an encoder beside training the same network from scratch, for the same epochs and so the same time.
 
-    python benchmarks/finetune.py caltech101/train.parquet caltech101/test.parquet --size 64 --epochs 8
-    python benchmarks/finetune.py cifar10/train-00000-of-00002.parquet cifar10/test.parquet --images 3000 --tests 1000 \
+    python -m benchmarks.finetune caltech101/train.parquet caltech101/test.parquet --size 64 --epochs 8
+    python -m benchmarks.finetune cifar10/train-00000-of-00002.parquet cifar10/test.parquet --images 3000 --tests 1000 \
         --size 48 --epochs 5
 
 It prints the accuracy of both in % with 95 % intervals, the paired difference, and the seconds of training. With

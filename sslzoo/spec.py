@@ -216,6 +216,11 @@ class EncoderSpec(Record):
         return self.license.lower() in PERMISSIVE
 
     @property
+    def plain(self) -> bool:
+        """Whether timm's network of the backbone's name computes this one: no doubled channels, and its geometry."""
+        return "w" not in self.backbone and self.geometry == Geometry()
+
+    @property
     def linear_top1(self) -> float | None:
         """The reported linear-probe accuracy in [0, 1] on ImageNet-1k, where there is one."""
         return next((s.value for s in self.scores if s.metric == "linear_top1" and s.dataset == IMAGENET_VAL), None)

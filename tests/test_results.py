@@ -43,6 +43,24 @@ def test_sections_are_written_replaced_and_left_out(run):
     assert "quick" in run({"first": first, "second": changed}, "--quick")
 
 
+def test_data_of_ones_own_is_asked_for_and_its_place_is_not_told(run, tmp_path):
+    needy = Benchmark(
+        "-c \"import sys; print('read', sys.argv[1])\" {data}/some/set.parquet",
+        "-c pass",
+        "Reads.",
+        data=("some/set.parquet",),
+    )
+    text = run({"needy": needy})
+    assert "- needy: it needs --data FOLDER with some/set.parquet" in text
+    assert "read" not in text
+    data = tmp_path / "a folder"
+    (data / "some").mkdir(parents=True)
+    (data / "some" / "set.parquet").touch()
+    text = run({"needy": needy}, "--data", str(data))
+    assert "read …/some/set.parquet" in text and str(tmp_path) not in text
+    assert "Not run here" not in text
+
+
 def test_a_benchmark_that_fails_says_so(run):
     text = run({"broken": Benchmark("-c \"print('so far'); raise SystemExit(4)\"", "-c pass", "Breaks.")})
     assert "**It failed** with exit code 4" in text

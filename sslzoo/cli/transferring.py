@@ -10,6 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers
+from sslzoo.errors import InputError
+
+FEW_TESTS = 100  # 1.96 · sqrt(0.25 / n) is 0.1 at 96, and 0.05 at 384
 
 
 def finetune(
@@ -42,7 +45,9 @@ def finetune(
     warmup_epochs: Annotated[float | None, typer.Option(help="The rate rises from zero for so long.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the input in px; by default the encoder's.")] = None,
     min_crop: Annotated[float | None, typer.Option(help="Least share of the image's area in a crop.")] = None,
-    randaugment: Annotated[int | None, typer.Option(min=0, help="Magnitude of RandAugment, such as 9.")] = None,
+    randaugment: Annotated[
+        int | None, typer.Option(min=0, max=30, help="Magnitude of RandAugment, such as 9; at most 30.")
+    ] = None,
     mixup: Annotated[float | None, typer.Option(min=0, help="Alpha of mixup, such as 0.2.")] = None,
     cutmix: Annotated[float | None, typer.Option(min=0, help="Alpha of cutmix, such as 1.")] = None,
     label_smoothing: Annotated[
@@ -66,6 +71,8 @@ def finetune(
     from sslzoo.transfer.loop import Epoch
     from sslzoo.transfer.settings import preset as named
 
+    if freeze and stages:
+        raise InputError(f"--freeze trains no stage and --stages {stages} the last {stages}; leave out one of them")
     given: dict[str, Any] = {
         "stages": 0 if freeze else stages,
         "epochs": epochs,
@@ -113,12 +120,19 @@ def finetune(
         raise typer.Exit(130) from None
     score = made.score
     if as_json:
-        facts = {"classes": len(made.classifier.classes), "score": score and score.to_dict()}
+        facts = {"classes": len(made.classifier.classes), "score": score and score.to_dict(), "failures": made.failures}
         typer.echo(json.dumps({"output": str(output), **facts}))
-        return
-    typer.echo(f"{output}: {len(made.classifier.classes)} classes; next: sslzoo predict {output} IMAGES")
-    if score is not None:
-        typer.echo(f"{100 * score.value:.1f} ± {100 * score.interval():.1f}  {score.protocol}")
+    else:
+        typer.echo(f"{output}: {len(made.classifier.classes)} classes; next: sslzoo predict {output} IMAGES")
+        if score is not None:
+            typer.echo(f"{100 * score.value:.1f} ± {100 * score.interval():.1f}  {score.protocol}")
+            if (count := len(score.items)) < FEW_TESTS:
+                typer.echo(f"the interval is wide: there are {count} test images; some 400 bring it to ± 5", err=True)
+    for kind, failures in made.failures.items():
+        for id_, reason in failures.items():
+            typer.echo(f"{id_} ({kind}): {reason}", err=True)
+    if any(made.failures.values()):
+        raise typer.Exit(3)
 
 
 def predict(

@@ -16,6 +16,7 @@ from sslzoo.errors import ImageError
 from sslzoo.images.decode import DEFAULT, Policy, Seen, decode
 from sslzoo.images.discover import Item
 from sslzoo.images.preprocess import resize_crop
+from sslzoo.images.sources.item import Opened
 from sslzoo.spec import Preprocess
 
 T = TypeVar("T")
@@ -51,6 +52,17 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def opened(item: Item) -> Opened | ImageError:
+    """What an input holds, or the reason why it can't be opened."""
+    try:
+        return item.open()
+    except ImageError as error:
+        return error
+    except Exception as error:  # a damaged archive can raise anything, and must not stop a run
+        cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return ImageError(f"can't be opened: {cause}", item.id)
+
+
 def pixels(
     item: Item, preprocess: Preprocess, policy: Policy = DEFAULT, fast: Fast | None = None
 ) -> tuple[NDArray[np.uint8], Seen] | ImageError:
@@ -58,13 +70,9 @@ def pixels(
 
     `fast` may decode it first; where it gives nothing, Pillow does. The full picture isn't kept: it may be large.
     """
-    try:
-        source = item.open()
-    except ImageError as error:
-        return error
-    except Exception as error:  # a damaged archive can raise anything, and must not stop a run
-        cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return ImageError(f"can't be opened: {cause}", item.id)
+    source = opened(item)
+    if isinstance(source, ImageError):
+        return source
     if fast is not None and (found := fast(source, preprocess, policy)) is not None:
         return found
     try:

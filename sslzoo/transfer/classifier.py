@@ -62,8 +62,15 @@ class Classifier(nn.Module):
         return self.fc(self.encoder(x))  # type: ignore[no-any-return]
 
 
+def spec_of(model: str | EncoderSpec | Encoder) -> EncoderSpec:
+    """What is known of an encoder that is given by name, by spec, or as it is."""
+    if isinstance(model, Encoder):
+        return model.spec
+    return registry.resolve(model) if isinstance(model, str) else model
+
+
 def fresh(model: str | EncoderSpec | Encoder, classes: Sequence[str], *, device: str = "auto") -> Classifier:
     """A classifier over an encoder, given by name, by spec, or as it is."""
     if not isinstance(model, Encoder):
-        model = Encoder.from_spec(registry.resolve(model) if isinstance(model, str) else model, device=device)
+        model = Encoder.from_spec(spec_of(model), device=device)
     return Classifier(model.to(torch_backend.pick_device(device)), classes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from sslzoo.evaluate.linear import draw
 from sslzoo.evaluate.score import Score, of_items
 from sslzoo.images.discover import Source
 from sslzoo.spec import EncoderSpec
+from sslzoo.transfer import folder as folders
 from sslzoo.transfer import loop
-from sslzoo.transfer.classifier import Classifier, fresh
-from sslzoo.transfer.folder import CHECKPOINT
+from sslzoo.transfer.classifier import Classifier, fresh, spec_of
+from sslzoo.transfer.folder import CHECKPOINT, UNFINISHED
 from sslzoo.transfer.photos import Photos
 from sslzoo.transfer.settings import Settings
 
@@ -28,11 +30,15 @@ HELD_OUT = 0.1  # of the training images, where early stopping asks for some
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A trained classifier, what each epoch gave, and its score on the test images where there were any."""
+    """A trained classifier, what each epoch gave, and its score on the test images where there were any.
+
+    `failures` has under "train" and "test" the reason of every image that could not be read, by its id.
+    """
 
     classifier: Classifier
     epochs: tuple[loop.Epoch, ...]
     score: Score | None
+    failures: Mapping[str, Mapping[str, str]]
 
 
 def finetune(
@@ -50,16 +56,15 @@ def finetune(
 ) -> FineTuned:
     """Fine-tunes an encoder on labelled images, or trains a classifier on it while it stays frozen (`settings.stages` 0).
 
-    `train` and `test` are what `embed` takes, with labels. With `out` a classifier folder is written there, and `resume`
-    goes on where an interrupted run of the same call stopped; of a finished one it only opens the folder. "random-r18" is
-    training from scratch. An Encoder is changed in place. `metric` of the score is top1 or mean_per_class. Raises
-    InputError for images without labels, and OutputExists.
+    `train` and `test` are what `embed` takes, with labels; images that can't be read are left out and listed. With `out` a
+    classifier folder is written there, and `resume` goes on where an interrupted run of the same call stopped; of a finished
+    one it opens the folder and scores it on `test`. "random-r18" is training from scratch. An Encoder is changed in place.
+    `metric` of the score is top1 or mean_per_class. Raises InputError for images without labels or of one class, and for
+    `resume` with another model, images or settings; OutputExists.
     """
     settings = settings or Settings()
     if metric not in ("top1", "mean_per_class"):
         raise InputError(f"the metric is {metric!r}; use top1 or mean_per_class")
-    if resume and out is not None and (Path(out) / hub.CONFIG).exists():
-        return FineTuned(Classifier.from_pretrained(out, device=device), (), None)
     folder = _prepare(out, resume)
     photos = Photos.open(train)
     tests = None if test is None else Photos.open(test, photos.classes)
@@ -67,40 +72,71 @@ def finetune(
     if settings.patience:
         rows = draw([item.id for item in photos.items], photos.codes, share=HELD_OUT)
         used, held = photos.take(np.setdiff1d(np.arange(len(photos.items)), rows)), photos.take(rows)
-    classifier = fresh(model, photos.classes, device=device)
-    origin = classifier.encoder.spec
-    classifier.encoder.spec = _sized(origin, settings)
-    epochs = []
-    for epoch in loop.train(classifier, used, settings, held_out=held, folder=folder, workers=workers):
-        epochs.append(epoch)
-        on_epoch(epoch)
-    done = epochs[-1].number if epochs else settings.epochs
-    score = None if tests is None else _score(classifier, photos, tests, settings, done, metric, workers)
-    classifier.encoder.spec = _described(classifier.encoder.spec, origin, photos, done, folder)
+    origin = spec_of(model)
+    call = {
+        "model": origin.name,
+        "weights": origin.sha256[:12],
+        "images": str(photos.id),
+        "settings": json.loads(json.dumps(settings.to_dict())),
+    }
+    epochs: list[loop.Epoch] = []
+    finished = folder is not None and (folder / hub.CONFIG).exists()
+    if folder is not None and finished:
+        run = folders.read_run(folder)
+        loop.require_same(folder, run, call)
+        classifier = Classifier.from_pretrained(folder, device=device)
+        epochs = [loop.Epoch(**epoch) for epoch in run["epochs"]]
+        photos.failures.update(run["failures"]["train"])
+    else:
+        classifier = fresh(model, photos.classes, device=device)
+        classifier.encoder.spec = _sized(origin, settings)
+        for epoch in loop.train(
+            classifier, used, settings, held_out=held, folder=folder, call=call, done=epochs, workers=workers
+        ):
+            on_epoch(epoch)
+    length = _length(epochs, settings)
+    score = None
+    if tests is not None:
+        count = len(used.readable.items)
+        score = _score(classifier, photos.readable, count, tests, settings, length, metric, workers)
+    failures = {"train": photos.failures, "test": {} if tests is None else tests.failures}
+    if not finished:
+        classifier.encoder.spec = _described(classifier.encoder.spec, origin, photos.readable, length, folder)
+        if folder is not None:
+            run = {
+                **call,
+                "epochs": [dataclasses.asdict(epoch) for epoch in epochs],
+                "scores": [] if score is None else [score.to_dict()],
+                "failures": failures,
+            }
+            classifier.encoder.spec = classifier.save_pretrained(folder, run)
     if folder is not None:
-        run = {
-            "from": origin.name,
-            "images": str(photos.id),
-            "settings": settings.to_dict(),
-            "epochs": [dataclasses.asdict(epoch) for epoch in epochs],
-            "scores": [] if score is None else [score.to_dict()],
-        }
-        classifier.encoder.spec = classifier.save_pretrained(folder, run)
         (folder / CHECKPOINT).unlink(missing_ok=True)
-    return FineTuned(classifier, tuple(epochs), score)
+    return FineTuned(classifier, tuple(epochs), score, failures)
 
 
 def _prepare(out: str | Path | None, resume: bool) -> Path | None:
+    """The output folder, which is new, or with `resume` that of a run begun or finished; raises OutputExists."""
     if out is None:
         return None
     folder = Path(out)
     if (folder / hub.CONFIG).exists():
+        if resume:
+            return folder
         raise OutputExists(f"{folder} is finished; use it with: sslzoo predict {folder} IMAGES, or choose another -o")
-    begun = (folder / CHECKPOINT).exists()
+    begun = any((folder / name).exists() for name in (CHECKPOINT, UNFINISHED))
     if folder.exists() and any(folder.iterdir()) and not (resume and begun):
         hint = "add --resume to go on, or choose another -o" if begun else "choose another -o"
         raise OutputExists(f"{folder} already exists; {hint}")
     return folder
+
+
+def _length(epochs: Sequence[loop.Epoch], settings: Settings) -> str:
+    """How long the weights that were kept have been trained: the whole run, or to the best epoch by the held-out images."""
+    judged = {epoch.number: epoch.held_out for epoch in epochs if epoch.held_out is not None}
+    if not judged:
+        return f"{len(epochs)} epoch{'s' if len(epochs) > 1 else ''}"
+    return f"epoch {max(judged, key=judged.__getitem__)} of {settings.epochs}, the best on held-out images"
 
 
 def _sized(spec: EncoderSpec, settings: Settings) -> EncoderSpec:
@@ -112,7 +148,7 @@ def _sized(spec: EncoderSpec, settings: Settings) -> EncoderSpec:
     return dataclasses.replace(spec, preprocess=scaled)
 
 
-def _described(spec: EncoderSpec, origin: EncoderSpec, photos: Photos, epochs: int, folder: Path | None) -> EncoderSpec:
+def _described(spec: EncoderSpec, origin: EncoderSpec, photos: Photos, length: str, folder: Path | None) -> EncoderSpec:
     images = f"{len(photos.items)} labelled images of {len(photos.classes)} classes"
     scratch = origin.method == "random"
     how = "Trained from random weights" if scratch else f"Fine-tuned from {origin.name}"
@@ -120,7 +156,7 @@ def _described(spec: EncoderSpec, origin: EncoderSpec, photos: Photos, epochs: i
         "name": folder.resolve().name if folder is not None else f"{origin.name}-finetuned",
         "method": "supervised" if scratch else origin.method,
         "trained_on": f"{images}" if scratch else f"{origin.trained_on}; then {images}",
-        "note": f"{how} on {images} for {epochs} epochs. {origin.note}".strip(),
+        "note": f"{how} on {images} ({length}). {origin.note}".strip(),
     }
     return dataclasses.replace(spec, sources=(), sha256="", size_bytes=0, **changes)
 
@@ -128,9 +164,10 @@ def _described(spec: EncoderSpec, origin: EncoderSpec, photos: Photos, epochs: i
 def _score(
     classifier: Classifier,
     photos: Photos,
+    count: int,
     tests: Photos,
     settings: Settings,
-    epochs: int,
+    length: str,
     metric: str,
     workers: int,
 ) -> Score:
@@ -141,8 +178,8 @@ def _score(
     rows, right = loop.hits(classifier, tests, workers)
     tests = tests.take(rows)
     protocol = (
-        f"finetune_{metric}@{epochs} epochs ({trained}, {settings.optimizer}, lr {settings.lr:g}, batch "
-        f"{settings.batch_size}, {p.resize} to {p.size} px, n={len(photos.items)}, {len(tests.items)} test images)"
+        f"finetune_{metric}@{length} ({trained}, {settings.optimizer}, lr {settings.lr:g}, batch "
+        f"{settings.batch_size}, {p.resize} to {p.size} px, n={count}, {len(tests.items)} test images)"
     )
     groups = tests.codes if metric == "mean_per_class" else None
     return of_items(right, protocol, photos.id, tests.id, groups)

@@ -6,10 +6,12 @@ on from a checkpoint repeats an unbroken one.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from sslzoo.backends.torch_backend import TorchBackend, normalize
 from sslzoo.errors import InputError
 from sslzoo.optim import LARS, learning_rate
 from sslzoo.transfer.classifier import Classifier
-from sslzoo.transfer.folder import CHECKPOINT
+from sslzoo.transfer.folder import CHECKPOINT, UNFINISHED
 from sslzoo.transfer.photos import Photos
 from sslzoo.transfer.settings import Settings
 
@@ -52,13 +54,17 @@ def train(
     *,
     held_out: Photos | None = None,
     folder: Path | None = None,
+    call: Mapping[str, Any] = {},
+    done: list[Epoch] | None = None,
     workers: int = 0,
 ) -> Iterator[Epoch]:
     """Trains `classifier` in place, yielding after each epoch; when it ends, the weights are those to keep.
 
     With `folder` a checkpoint is written there after each epoch, and one that is there is gone on from. Raises InputError
-    when it is of another run, or the loss is not finite.
+    when it is of another `call` (see `require_same`), or the loss is not finite. `done` gets all epochs of the run, those
+    before the checkpoint first.
     """
+    done = [] if done is None else done
     n = len(photos.items)
     batch = min(settings.batch_size, n)
     if batch < 2:
@@ -67,21 +73,28 @@ def train(
     classifier.to(memory_format=torch.channels_last)
     device, spec = next(classifier.parameters()).device, classifier.encoder.spec
     low = settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device))
-    warmup = min(1.0, settings.warmup_epochs / settings.epochs)
+    warmup = settings.warmup_epochs / settings.epochs
     optimizer, mix, keep = build_optimizer(classifier, settings), mixer(settings, len(photos.classes)), Best(settings)
-    first = load(folder, classifier, optimizer, settings, photos, keep) if folder is not None else 0
-    for epoch in range(first, settings.epochs):
+    if folder is not None:
+        done += load(folder, classifier, optimizer, keep, photos, call)
+    for epoch in range(len(done), settings.epochs):
         if keep.enough:
             break
-        began, total = time.perf_counter(), torch.zeros((), device=device)
+        began, total, taken = time.perf_counter(), torch.zeros((), device=device), 0
         prepare(classifier, settings.stages)
-        order = np.random.default_rng((settings.seed, epoch)).permutation(n)[: steps * batch]
+        order = np.random.default_rng((settings.seed, epoch)).permutation(n)
+        if epoch:  # the first epoch opens every image, so that all are known that can't be read
+            readable = np.array([item.id not in photos.failures for item in photos.items])
+            order = order[readable[order]][: steps * batch]
         crops = photos.crops(order, (settings.seed, epoch), spec.preprocess, settings.min_crop, workers)
         for step in range(steps):
             some = list(itertools.islice(crops, batch))
             if len(some) < 2:  # so many could not be read
                 if step == 0:
-                    raise InputError(f"fewer than 2 of the {n} training images could be read; see that they are images")
+                    id_, reason = next(iter(photos.failures.items()))
+                    raise InputError(
+                        f"fewer than 2 of the {n} training images could be read; see that they are images ({id_}: {reason})"
+                    )
                 break
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(_seed(settings.seed, epoch, step))
@@ -98,16 +111,19 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            total += loss.detach() / steps
+            total += loss.detach()
+            taken += 1
+        collections.deque(crops, maxlen=0)  # the rest of the first epoch's
         if not total.isfinite():
             raise InputError(
                 f"the loss is not finite in epoch {epoch + 1}; type a lower rate: --lr {settings.lr / 3:.2g}"
             )
         right = None if held_out is None else float(hits(classifier, held_out, workers)[1].mean())
         keep.see(right, classifier)
+        done.append(Epoch(epoch + 1, settings.epochs, float(total) / taken, right, time.perf_counter() - began))
         if folder is not None:
-            save(folder, classifier, optimizer, settings, photos, keep, epoch + 1)
-        yield Epoch(epoch + 1, settings.epochs, float(total), right, time.perf_counter() - began)
+            save(folder, classifier, optimizer, keep, photos, call, done)
+        yield done[-1]
     keep.restore(classifier)
     classifier.eval().requires_grad_(True)
 
@@ -206,52 +222,60 @@ def save(
     folder: Path,
     classifier: Classifier,
     optimizer: torch.optim.Optimizer,
-    settings: Settings,
-    photos: Photos,
     keep: Best,
-    epoch: int,
+    photos: Photos,
+    call: Mapping[str, Any],
+    done: Sequence[Epoch],
 ) -> None:
     """Writes the checkpoint under a temporary name and renames it, so that a kill leaves the last one whole."""
     state = {
-        "epoch": epoch,
-        "run": _run(classifier, settings, photos),
+        "call": dict(call),
+        "epochs": [dataclasses.asdict(epoch) for epoch in done],
+        "failures": photos.failures,
         "classifier": classifier.state_dict(),
         "optimizer": optimizer.state_dict(),
         "best": [keep.value, keep.since, keep.state],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{CHECKPOINT}.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, folder / CHECKPOINT)
+    torch.save(state, folder / UNFINISHED)
+    os.replace(folder / UNFINISHED, folder / CHECKPOINT)
 
 
 def load(
     folder: Path,
     classifier: Classifier,
     optimizer: torch.optim.Optimizer,
-    settings: Settings,
-    photos: Photos,
     keep: Best,
-) -> int:
-    """Restores what `save` wrote and returns how many epochs are done; 0 where there is no checkpoint."""
+    photos: Photos,
+    call: Mapping[str, Any],
+) -> list[Epoch]:
+    """Restores what `save` wrote and returns the epochs that are done; none where there is no checkpoint."""
     path = folder / CHECKPOINT
     if not path.is_file():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if changed := sorted(k for k, v in _run(classifier, settings, photos).items() if state["run"].get(k) != v):
+        return []
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        begun, done = state["call"], [Epoch(**epoch) for epoch in state["epochs"]]
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged file raises is various
         raise InputError(
-            f"{path} is of a run with another {', '.join(changed)}; resume without changes, or choose another -o"
-        )
+            f"{path} is damaged ({type(error).__name__}); remove it, and the same command begins anew"
+        ) from None
+    require_same(path, begun, call)
     classifier.load_state_dict(state["classifier"])
     optimizer.load_state_dict(state["optimizer"])
     keep.value, keep.since, keep.state = state["best"]
-    return int(state["epoch"])
+    photos.failures.update(state["failures"])
+    return done
 
 
-def _run(classifier: Classifier, settings: Settings, photos: Photos) -> dict[str, Any]:
-    facts = {key: list(v) if isinstance(v, tuple) else v for key, v in settings.to_dict().items()}
-    spec = classifier.encoder.spec
-    return {"model": f"{spec.name} {spec.sha256[:12]}", "images": str(photos.id), **facts}
+def require_same(path: Path, begun: Mapping[str, Any], call: Mapping[str, Any]) -> None:
+    """Raises InputError unless what a run was called with (model, weights, images, settings) is what is asked for now."""
+    before, now = ({**facts, **facts.get("settings", {})} for facts in (begun, call))
+    changed = [f"{k} {before.get(k)}, not {v}" for k, v in now.items() if k != "settings" and before.get(k) != v]
+    if changed:
+        raise InputError(f"{path} is of a run with {'; '.join(changed)}: resume without changes, or choose another -o")
 
 
 def _seed(*stream: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,28 @@ from sslzoo.evaluate.score import SetId, set_id_of
 from sslzoo.images.decode import decode
 from sslzoo.images.discover import Item, Source, discover
 from sslzoo.images.preprocess import FILTERS
-from sslzoo.images.read import ordered, processors, read
+from sslzoo.images.read import opened, ordered, processors, read
 from sslzoo.spec import Preprocess
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Items with the number of each one's class. Those of a folder are opened anew in each epoch; a table's stay in memory."""
+    """Items with the number of each one's class. Those of a folder are opened anew in each epoch; a table's stay in memory.
+
+    `failures` gets the id and the reason of each that turns out to be unreadable, for all that were taken from one source.
+    """
 
     items: Sequence[Item]
     codes: NDArray[np.int64]
     classes: tuple[str, ...]
+    failures: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, source: Source, classes: Sequence[str] = ()) -> Photos:
-        """All of a source; raises InputError for an image without a label, or with none of `classes` where they are given."""
+        """All of a source; raises InputError for an image without a label, or with none of `classes` where they are given.
+
+        Without these it needs images of at least two classes.
+        """
         items = list(discover(source))
         names = sorted({str(item.label) for item in items if item.label is not None})
         if not items or any(item.label is None for item in items):
@@ -38,12 +45,21 @@ class Photos:
         if unknown := sorted(set(names) - set(classes or names)):
             raise InputError(f"{source} has the class {unknown[0]!r}, which the training images don't have")
         names = list(classes or names)
+        if len(names) < 2:
+            raise InputError(
+                f"{source} has the one class {names[0]!r}; give at least two, such as a folder with a sub-folder for each"
+            )
         number = {name: i for i, name in enumerate(names)}
         return cls(items, np.array([number[str(item.label)] for item in items], np.int64), tuple(names))
 
     def take(self, rows: NDArray[np.int64]) -> Photos:
         """Some of them."""
-        return Photos([self.items[r] for r in rows], self.codes[rows], self.classes)
+        return Photos([self.items[r] for r in rows], self.codes[rows], self.classes, self.failures)
+
+    @property
+    def readable(self) -> Photos:
+        """Those that have not failed."""
+        return self.take(np.flatnonzero([item.id not in self.failures for item in self.items]))
 
     @property
     def id(self) -> SetId:
@@ -55,13 +71,15 @@ class Photos:
     ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Row and random crop, uint8 `[size, size, 3]`, of each of `rows` in order; images that can't be read are left out."""
 
-        def crop(row: int) -> NDArray[np.uint8] | None:
+        def crop(row: int) -> NDArray[np.uint8] | ImageError:
+            item = self.items[row]
+            source = opened(item)
+            if isinstance(source, ImageError):
+                return source
             try:
-                image = decode(self.items[row].open(), name=self.items[row].id).image
-            except (
-                Exception
-            ):  # what opening a damaged archive raises is as various as for `embed`, and must not stop a run
-                return None
+                image = decode(source, name=item.id).image
+            except ImageError as error:
+                return error
             random = np.random.default_rng((*seed, row))
             box = random_box(*image.size, random, min_crop)
             size = (preprocess.size, preprocess.size)
@@ -69,13 +87,17 @@ class Photos:
             return pixels[:, ::-1] if random.random() < 0.5 else pixels
 
         for row, pixels in ordered(crop, map(int, rows), workers=workers or processors(), ahead=256):
-            if pixels is not None:
+            if isinstance(pixels, ImageError):
+                self.failures[self.items[row].id] = pixels.reason
+            else:
                 yield row, pixels
 
     def whole(self, preprocess: Preprocess, workers: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Row and pixels of each image as the encoder sees it; images that can't be read are left out."""
-        for row, (_, result) in enumerate(read(self.items, preprocess, workers=workers)):
-            if not isinstance(result, ImageError):
+        for row, (item, result) in enumerate(read(self.items, preprocess, workers=workers)):
+            if isinstance(result, ImageError):
+                self.failures[item.id] = result.reason
+            else:
                 yield row, result[0]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sslzoo.errors import InputError
 from sslzoo.spec import Record
 
 STAGES = 5  # the stem, and layer1 … layer4
+RANDAUGMENT = 30  # the greatest magnitude of the 31 that torchvision's RandAugment has
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Settings(Record):
     in `lr_steps`. Biases and norms don't decay. A crop takes at least `min_crop` of the image's area and is `size` px
     wide (0: the encoder's). `randaugment` is the magnitude (0: none), `mixup` and `cutmix` their alpha (0: none).
     After `patience` epochs without a better accuracy on a held-out tenth the run stops, and the best weights are kept
-    (0: nothing is held out). `precision` is auto (bf16 where the processor computes it natively), bf16 or fp32.
+    (0: nothing is held out). `precision` is auto (bf16 where the processor computes it natively), bf16 or fp32. Raises
+    InputError for a value that can't be meant.
     """
 
     stages: int = STAGES
@@ -46,15 +49,31 @@ class Settings(Record):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("optimizer", ("sgd", "lars", "adamw")), ("precision", ("auto", "bf16", "fp32"))):
-            if (value := getattr(self, name)) not in allowed:
-                raise InputError(f"{name} is {value!r}; use {', '.join(allowed)}")
-        if not 0 <= self.stages <= STAGES:
-            raise InputError(f"stages is {self.stages}; use 0 (the classifier alone) to {STAGES} (the whole network)")
-        if self.epochs < 1 or self.batch_size < 2:
-            raise InputError(f"epochs is {self.epochs}, batch_size {self.batch_size}; use at least 1 and 2")
-        if not 0 < self.min_crop <= 1:
-            raise InputError(f"min_crop is {self.min_crop}; it is a share of the image's area, such as 0.25")
+        for name, known in (("optimizer", ("sgd", "lars", "adamw")), ("precision", ("auto", "bf16", "fp32"))):
+            if (value := getattr(self, name)) not in known:
+                raise InputError(f"{name} is {value!r}; use {', '.join(known)}")
+        for name, fits, allowed in (
+            ("stages", 0 <= self.stages <= STAGES, f"0 (the classifier alone) to {STAGES} (the whole network)"),
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 2, "at least 2"),
+            ("lr", 0 < self.lr < math.inf, "a rate above 0, such as 0.2"),
+            ("head_lr", 0 < self.head_lr < math.inf, "a multiple of the rate above 0, such as 5"),
+            ("layer_decay", 0 < self.layer_decay < math.inf, "a factor above 0, such as 0.7"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more, such as 1e-4"),
+            ("momentum", 0 <= self.momentum < 1, "0 or more and less than 1, such as 0.9"),
+            ("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, f"0 to all {self.epochs} epochs"),
+            ("lr_steps", all(0 < step < 1 for step in self.lr_steps), "shares of the run, such as 0.6 and 0.8"),
+            ("size", self.size >= 0, "a side in px, or 0 for the encoder's"),
+            ("min_crop", 0 < self.min_crop <= 1, "a share of the image's area, such as 0.25"),
+            ("randaugment", 0 <= self.randaugment <= RANDAUGMENT, f"0 (none) to {RANDAUGMENT}"),
+            ("mixup", 0 <= self.mixup < math.inf, "0 (none) or more, such as 0.2"),
+            ("cutmix", 0 <= self.cutmix < math.inf, "0 (none) or more, such as 1"),
+            ("label_smoothing", 0 <= self.label_smoothing <= 1, "a share, such as 0.1"),
+            ("patience", self.patience >= 0, "a number of epochs, or 0 to run them all"),
+            ("seed", self.seed >= 0, "0 or more"),
+        ):
+            if not fits:
+                raise InputError(f"{name} is {getattr(self, name)}; use {allowed}")
 
 
 def _probe(**changes: object) -> Settings:

@@ -17,7 +17,7 @@ from sslzoo.transfer import loop
 from sslzoo.transfer.classifier import Classifier, fresh
 from sslzoo.transfer.finetune import finetune
 from sslzoo.transfer.photos import Photos, random_box
-from sslzoo.transfer.settings import PRESETS, Settings, preset
+from sslzoo.transfer.settings import PRESETS, RANDAUGMENT, Settings, preset
 from tests.transfer.conftest import FAST
 
 
@@ -36,7 +36,8 @@ def test_the_folder_tells_where_it_came_from(tuned):
     config = json.loads((folder / "config.json").read_text())
     assert config["label_names"] == ["blue", "green", "red"]
     run = config["sslzoo"]["run"]
-    assert run["from"] == registry.PACKAGE_ENCODER
+    assert run["model"] == registry.PACKAGE_ENCODER
+    assert run["failures"] == {"train": {}, "test": {}}
     assert run["settings"]["epochs"] == 4
     assert run["scores"][0]["value"] == made.score.value
     assert [e["number"] for e in run["epochs"]] == [1, 2, 3, 4]
@@ -47,10 +48,29 @@ def test_a_finished_folder_is_left_alone(tuned, colours):
     folder, _ = tuned
     with pytest.raises(OutputExists, match="sslzoo predict"):
         finetune(colours[0], "random-r18", folder)
-    again = finetune(colours[0], "random-r18", folder, resume=True, device="cpu")
-    assert again.epochs == () and torch.equal(again.classifier.fc.weight, tuned[1].classifier.fc.weight)
     with pytest.raises(OutputExists, match="remove it"):
         tuned[1].classifier.save_pretrained(folder)
+
+
+def test_resuming_a_finished_run_gives_its_result(tuned, colours):
+    folder, made = tuned
+    call = {"model": registry.PACKAGE_ENCODER, "settings": Settings(**FAST), "resume": True, "device": "cpu"}
+    again = finetune(colours[0], out=folder, test=colours[1], **call)
+    assert again.epochs == made.epochs
+    assert torch.equal(again.classifier.fc.weight, made.classifier.fc.weight)
+    assert again.score.to_dict() == made.score.to_dict()
+    for changes, message in (
+        ({"model": "random-r18"}, f"model {registry.PACKAGE_ENCODER}, not random-r18"),
+        ({"settings": Settings(**FAST | {"lr": 0.3})}, "lr 0.2, not 0.3"),
+        ({"train": colours[1]}, "images .*/24, not .*/12"),
+    ):
+        with pytest.raises(InputError, match=message):
+            finetune(**{"train": colours[0], "out": folder} | call | changes)
+
+
+def test_only_a_classifier_folder_is_resumed(model_folder, colours):
+    with pytest.raises(InputError, match="not a classifier folder; choose another -o"):
+        finetune(colours[0], "random-r18", model_folder, resume=True, device="cpu")
 
 
 class Stop(Exception):
@@ -70,13 +90,30 @@ def test_a_resumed_run_equals_an_unbroken_one(colours, tmp_path):
     with pytest.raises(OutputExists, match="--resume"):
         finetune(colours[0], "random-r18", tmp_path / "c", settings=settings, device="cpu")
     other = replace(settings, lr=0.3)
-    with pytest.raises(InputError, match="another lr"):
+    with pytest.raises(InputError, match=r"lr 0\.2, not 0\.3"):
         finetune(colours[0], "random-r18", tmp_path / "c", settings=other, device="cpu", resume=True)
     rest = finetune(colours[0], "random-r18", tmp_path / "c", settings=settings, device="cpu", resume=True)
-    assert [e.number for e in rest.epochs] == [3]
+    assert [e.number for e in rest.epochs] == [1, 2, 3]
     states = [made.classifier.state_dict() for made in (whole, rest)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert whole.epochs[2].held_out == rest.epochs[0].held_out
+    assert [(e.loss, e.held_out) for e in whole.epochs] == [(e.loss, e.held_out) for e in rest.epochs]
+
+
+def test_a_run_that_was_killed_while_its_first_checkpoint_was_written_begins_anew(colours, tmp_path):
+    settings = Settings(**FAST | {"epochs": 1})
+    (tmp_path / "checkpoint.pt.tmp").write_bytes(b"PK")
+    with pytest.raises(OutputExists, match="--resume"):
+        finetune(colours[0], "random-r18", tmp_path, settings=settings, device="cpu")
+    made = finetune(colours[0], "random-r18", tmp_path, settings=settings, device="cpu", resume=True)
+    assert len(made.epochs) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"PK and no more", b"\x80\x02}q\x00."])
+def test_a_damaged_checkpoint_is_told(colours, tmp_path, damaged):
+    (tmp_path / "checkpoint.pt").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"checkpoint.pt is damaged .*; remove it"):
+        finetune(colours[0], "random-r18", tmp_path, settings=Settings(**FAST), device="cpu", resume=True)
 
 
 @pytest.mark.parametrize(("stages", "moved"), [(0, set()), (2, {"layer4", "layer3"})])
@@ -134,6 +171,23 @@ def test_early_stopping_keeps_the_best():
     assert classifier.fc.bias.tolist() == [2.0, 2.0]
 
 
+def test_the_epoch_that_was_kept_is_the_one_that_is_told(colours, monkeypatch):
+    accuracies = iter([0.3, 0.7, 0.7, 0.4])  # of the four epochs on held-out images; then come the test images
+
+    def hits(classifier, photos, workers):
+        share = next(accuracies, 0.5)
+        return np.arange(len(photos.items)), np.full(len(photos.items), share, np.float32)
+
+    monkeypatch.setattr(loop, "hits", hits)
+    settings = Settings(**FAST | {"patience": 2, "epochs": 9})
+    made = finetune(colours[0], "random-r18", test=colours[1], settings=settings, device="cpu")
+    assert len(made.epochs) == 4
+    # 24 images, of which one of each class is held out
+    assert made.score.protocol.startswith("finetune_top1@epoch 2 of 9, the best on held-out images (whole network")
+    assert "n=21, 12 test images" in made.score.protocol
+    assert "epoch 2 of 9" in made.classifier.encoder.spec.note
+
+
 def test_what_is_held_out_is_not_trained_on(colours, tmp_path):
     settings = Settings(**FAST | {"epochs": 1, "patience": 1})
     made = finetune(colours[0], "random-r18", settings=settings, device="cpu")
@@ -145,6 +199,7 @@ def test_what_is_held_out_is_not_trained_on(colours, tmp_path):
         (tmp_path / "rest" / id_).unlink()
     rest = finetune(tmp_path / "rest", "random-r18", settings=replace(settings, patience=0), device="cpu")
     assert rest.epochs[0].held_out is None
+    assert "(1 epoch)" in rest.classifier.encoder.spec.note
     assert 3 * made.epochs[0].held_out == pytest.approx(round(3 * made.epochs[0].held_out))
     weights = (made.classifier.state_dict(), rest.classifier.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -202,6 +257,11 @@ def test_unreadable_and_unlabelled_images(tmp_path, colours):
         Photos.open(colours[0] / "red")
     with pytest.raises(InputError, match="'blue', which the training images don't have"):
         Photos.open(colours[1], ["red", "green"])
+    (tmp_path / "one").mkdir()
+    shutil.copytree(colours[0] / "red", tmp_path / "one" / "red")
+    with pytest.raises(InputError, match="one class 'red'; give at least two"):
+        Photos.open(tmp_path / "one")
+    shutil.rmtree(tmp_path / "one")
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "broken.png").write_text("text")
@@ -214,10 +274,16 @@ def test_unreadable_and_unlabelled_images(tmp_path, colours):
     ]
     made = finetune(tmp_path, "random-r18", test=tmp_path, settings=Settings(**FAST | {"epochs": 1}), device="cpu")
     assert np.isfinite(made.epochs[0].loss)
-    assert made.score.test.size == len(made.score.items) == 2
+    assert made.score.test.size == len(made.score.items) == made.score.train.size == 2
+    assert "n=2, 2 test images" in made.score.protocol
+    assert {k: sorted(v) for k, v in made.failures.items()} == {
+        "train": ["a/broken.png", "b/broken.png"],
+        "test": ["a/broken.png", "b/broken.png"],
+    }
+    assert made.failures["train"]["a/broken.png"].startswith("not an image")
     (tmp_path / "a" / "good.png").unlink()
     (tmp_path / "b" / "good.png").unlink()
-    with pytest.raises(InputError, match="fewer than 2 of the 2 training images"):
+    with pytest.raises(InputError, match=r"fewer than 2 of the 2 training images .* \([ab]/broken.png: not an image"):
         finetune(tmp_path, "random-r18", settings=Settings(**FAST | {"epochs": 1}), device="cpu")
     with pytest.raises(InputError, match="none of the 2 images"):
         loop.hits(made.classifier, Photos.open(tmp_path))
@@ -231,9 +297,46 @@ def test_presets_are_the_papers():
     assert preset("simsiam-linear").optimizer == "lars"
     with pytest.raises(InputError, match="moco-linear"):
         preset("moco")
-    for wrong in ({"optimizer": "lamb"}, {"stages": 6}, {"epochs": 0}, {"min_crop": 0}):
-        with pytest.raises(InputError, match=next(iter(wrong))):
-            Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("optimizer", "lamb"),
+        ("precision", "fp8"),
+        ("stages", 6),
+        ("epochs", 0),
+        ("batch_size", 1),
+        ("lr", -0.1),
+        ("lr", float("nan")),
+        ("head_lr", 0),
+        ("layer_decay", -1),
+        ("weight_decay", -1e-4),
+        ("momentum", 1),
+        ("warmup_epochs", -1),
+        ("warmup_epochs", 31),
+        ("lr_steps", (60, 80)),
+        ("size", -32),
+        ("min_crop", 0),
+        ("randaugment", 31),
+        ("mixup", -1),
+        ("cutmix", -1),
+        ("label_smoothing", 2),
+        ("patience", -1),
+        ("seed", -1),
+    ],
+)
+def test_settings_that_cannot_be_meant(name, value):
+    with pytest.raises(InputError, match=f"{name} is .*; use "):
+        Settings(**{name: value})
+
+
+def test_the_greatest_randaugment_is_torchvisions():
+    image = np.zeros((8, 8, 3), np.uint8)
+    torch.manual_seed(0)
+    assert loop.randaugment([image] * 32, RANDAUGMENT).shape == (32, 8, 8, 3)
+    with pytest.raises(IndexError):
+        loop.randaugment([image] * 32, RANDAUGMENT + 1)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "finetune"])

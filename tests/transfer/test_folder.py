@@ -1,6 +1,7 @@
 """The classifier folder: read back by ourselves, by torchvision and by timm, and as an encoder; and predicting with it."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -11,7 +12,10 @@ from safetensors.torch import load_file
 
 import sslzoo
 from sslzoo import cli
-from sslzoo.errors import InputError, SpaceMismatch
+from sslzoo.backbones import build
+from sslzoo.encoder import Encoder
+from sslzoo.errors import InputError, SpaceMismatch, WeightsError
+from sslzoo.spec import EncoderSpec, Geometry, Preprocess
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +62,54 @@ def test_timm_loads_it_by_its_config(tuned, logits):
     assert model.pretrained_cfg["label_names"] == ["blue", "green", "red"]
 
 
+@pytest.mark.parametrize(
+    ("backbone", "geometry"),
+    [
+        ("resnet18", {"stem": "cifar"}),
+        ("resnet18", {"padding": "same-pool"}),
+        ("resnet18", {"bn_eps": 1e-3}),
+        ("resnet18w2", {}),
+    ],
+)
+def test_timm_refuses_a_network_that_it_lacks(tmp_path, backbone, geometry):
+    import timm
+
+    torch.manual_seed(0)
+    dim = 1024 if "w2" in backbone else 512
+    spec = EncoderSpec("mine", "simsiam", backbone, dim, Preprocess(32, 32), Geometry(**geometry))
+    classifier = sslzoo.Classifier(Encoder(build(backbone, **geometry), spec), ["a", "b"]).eval()
+    classifier.save_pretrained(tmp_path / "c")
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert "architecture" not in config and config["label_names"] == ["a", "b"]
+    assert "timm" not in (tmp_path / "c" / "README.md").read_text()
+    with pytest.raises(Exception, match="architecture"):
+        timm.create_model(f"local-dir:{tmp_path / 'c'}", pretrained=True)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        again = sslzoo.Classifier.from_pretrained(tmp_path / "c", device="cpu")
+        torch.testing.assert_close(again(x), classifier(x))
+
+
+def test_damaged_weights_are_told(tuned, colours, tmp_path):
+    folder = tmp_path / "c"
+    shutil.copytree(tuned[0], folder)
+    whole = (folder / "model.safetensors").read_bytes()
+    for damaged in (b"", whole[:100], whole[:-1000]):
+        (folder / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(WeightsError, match="sslzoo finetune IMAGES -o NEW"):
+            sslzoo.predict(colours[1], folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="sslzoo finetune IMAGES -o NEW"):
+        sslzoo.predict(colours[1], folder)
+
+
 def test_it_is_a_model_folder_too(tuned, logits):
     folder, made = tuned
     encoder = sslzoo.load(f"local-dir:{folder}", device="cpu")
     assert encoder.spec.name == "by-colour"
     assert encoder.spec.preprocess.size == 32
     assert encoder.space == made.classifier.encoder.space
-    assert "Fine-tuned from simclr-r18.tin_cpu_1h on 24 labelled images of 3 classes for 4 epochs" in encoder.spec.note
+    assert "Fine-tuned from simclr-r18.tin_cpu_1h on 24 labelled images of 3 classes (4 epochs)" in encoder.spec.note
     assert encoder.spec.license == "apache-2.0" and "non-commercial" in encoder.spec.data_terms
 
 
@@ -109,6 +154,7 @@ def test_from_the_command_line(run, colours, tmp_path):
     assert code == 0
     assert "3 classes; next: sslzoo predict c" in out and "finetune_top1@2 epochs" in out
     assert "epoch 2/2: loss" in err
+    assert "the interval is wide: there are 12 test images" in err
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     (mixed / "a.png").write_bytes((test / "red" / "0.png").read_bytes())
@@ -124,6 +170,27 @@ def test_from_the_command_line(run, colours, tmp_path):
     assert code == 1 and "sslzoo finetune" in err
     code, out, _ = run("finetune", train, "-o", "f", *options, "--freeze", "--preset", "swav-linear", "--json", "-q")
     assert code == 0 and json.loads(out)["score"] is None
+
+
+def test_unreadable_images_are_listed_and_end_with_code_3(run, colours, tmp_path):
+    for kind, source in zip(("train", "test"), colours, strict=True):
+        shutil.copytree(source, tmp_path / kind)
+        (tmp_path / kind / "red" / f"broken-{kind}.png").write_text("text")
+    options = ("-m", "random-r18", "--epochs", 1, "--size", 32, "-b", 8, "--precision", "fp32", "--device", "cpu", "-q")
+    code, out, err = run("finetune", "train", "test", "-o", "c", *options)
+    assert code == 3
+    assert "n=24, 12 test images" in out
+    assert "red/broken-train.png (train): not an image" in err and "red/broken-test.png (test): not an image" in err
+    failures = json.loads((tmp_path / "c" / "config.json").read_text())["sslzoo"]["run"]["failures"]
+    assert [list(failures[kind]) for kind in ("train", "test")] == [["red/broken-train.png"], ["red/broken-test.png"]]
+    code, out, _ = run("finetune", "train", "test", "-o", "c", *options, "--resume", "--json")
+    assert code == 3 and json.loads(out)["failures"] == failures
+    assert "n=24, 12 test images" in json.loads(out)["score"]["protocol"]
+
+
+def test_freezing_and_stages_contradict_each_other(run, colours):
+    code, _, err = run("finetune", colours[0], "--freeze", "--stages", 2)
+    assert code == 1 and "--stages 2" in err and "leave out one" in err
 
 
 def test_ctrl_c_leaves_a_run_to_go_on_with(run, colours, monkeypatch, tmp_path):
