@@ -28,16 +28,17 @@ def known():
 
 def test_a_difference_is_told_only_where_there_is_one(known):
     lines = [line for line in known.to_markdown().splitlines() if line.startswith("|")]
-    # 9 of 10: 1.96 · sqrt(.09 / 10); 8 of 10 differ: -80 ± 1.96 · sqrt(.16 / 10)
+    # 9 of 10: Wilson's interval is 59.6 to 98.2; 8 of 10 differ, all one way: 2 · 80 · (1 - 0.025^(1/8)); where none of ten
+    # does, 1 - 0.025^(1/10) could
     assert lines == [
         "| encoder | pets |",
         "|---|---|",
-        "| good | 90.0 ± 18.6 |",
-        "| equal | 90.0 ± 18.6 (no difference) |",
-        "| random-r18 | 10.0 ± 18.6 (-80.0 ± 24.8) |",
+        "| good | 90.0 ± 30.4 |",
+        "| equal | 90.0 ± 30.4 (no difference) |",
+        "| random-r18 | 10.0 ± 30.4 (-80.0 ± 59.1) |",
     ]
     page = known.to_html()
-    assert "<td>random-r18<td>10.0 ± 18.6 (-80.0 ± 24.8)" in page
+    assert "<td>random-r18<td>10.0 ± 30.4 (-80.0 ± 59.1)" in page
     assert "http" not in page
     results = json.loads(known.to_json())["results"]
     assert [r.get("differs") for r in results] == [None, False, True]
