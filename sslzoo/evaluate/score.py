@@ -126,7 +126,7 @@ def half_width(items: NDArray[np.floating[Any]], groups: NDArray[np.int64] | Non
     z2 = Z95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * (p * (1 - p) / n + z2 / (4 * n**2)) ** 0.5
-    return half + abs(centre - p)
+    return float(half + abs(centre - p))
 
 
 def _spread(items: NDArray[np.floating[Any]], groups: NDArray[np.int64] | None) -> tuple[float, float]:
