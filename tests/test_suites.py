@@ -244,7 +244,7 @@ def test_a_broken_set_is_named_and_the_others_are_read(tmp_path):
     assert set(found.broken) == {"food101", "birdsnap"}
     assert "test_images.txt has no column 'path' (its first line is ['file'])" in found.broken["birdsnap"]
     (tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt").unlink()
-    with pytest.raises(InputError, match="birdsnap can't be read: .*pets can't be read: "):
+    with pytest.raises(InputError, match=r"birdsnap can't be read: .*pets can't be read: "):
         suites.twelve(tmp_path)
 
 

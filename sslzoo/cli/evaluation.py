@@ -163,7 +163,8 @@ def report(
         str | None,
         typer.Option(
             help="small (cifar10, caltech101, imagenette, fashion_mnist as Parquet), or twelve: the transfer sets of the "
-            "papers in their official layouts, with the papers' input and metrics. What isn't there is left out."
+            "papers in their official layouts, with the papers' input and metrics. What isn't there is left out; what is there "
+            "and can't be read is named."
         ),
     ] = None,
     models: Annotated[

@@ -120,7 +120,7 @@ def test_a_set_with_several_labels_an_image_has_no_knn(tmp_path, monkeypatch):
         "linear, top1, 2 images a class": ["cats"],
         "linear, top1, 50 % of labels": ["cats"],
     }
-    with pytest.raises(InputError, match="voc has several labels an image, .* add --probe linear"):
+    with pytest.raises(InputError, match=r"voc has several labels an image, .* add --probe linear"):
         baselines.report([voc], ["random-r18"], tmp_path, probes=["knn"])
     made = baselines.report([voc, cats], ["random-r18"], tmp_path, probes=["knn"])
     assert list(made.left_out) == ["voc"] and "voc is left out: voc has several" in made.to_markdown()
@@ -168,8 +168,7 @@ def test_int8_takes_one_graph_for_both_sets_and_none_for_random_weights(tmp_path
     def embed(source, spec, out=None, *, precision, int8=None, **options):
         seen.append((spec.name, precision, out is not None, int8 is not None))
         space = f"{spec.name} {int8 or out}" if precision == "int8" else spec.name  # as calibrated graphs differ
-        e = Embeddings(np.eye(4, dtype=np.float32), list("abcd"), space=space, labels=list("xyxy"))
-        return e
+        return Embeddings(np.eye(4, dtype=np.float32), list("abcd"), space=space, labels=list("xyxy"))
 
     monkeypatch.setattr(baselines, "embed", embed)
     made = baselines.knn_table(pets / "train", pets / "val", precision="int8", protocols=[(1, 0.1)])
