@@ -21,6 +21,7 @@ from sslzoo.evaluate.report import Report
 from sslzoo.evaluate.score import Score, features_of
 from sslzoo.images.discover import Source, class_names, state
 from sslzoo.labelled import LabelledSet
+from sslzoo.pipeline.job import describe
 from sslzoo.pipeline.run import embed
 from sslzoo.spec import EncoderSpec
 
@@ -146,8 +147,10 @@ def report(
     left_out: dict[str, str] = {}
     for each in sets:
         try:
+            states = [f"{describe(source)} {state(source)}" for source in (each.train, each.test)]
             found = {
-                name: _judged(each, spec, folder, name, probes, shots, shares, options) for name, spec in specs.items()
+                name: _judged(each, states, spec, folder, name, probes, shots, shares, options)
+                for name, spec in specs.items()
             }
         except InputError as error:
             left_out[each.name] = str(error)
@@ -163,6 +166,7 @@ def report(
 
 def _judged(
     each: LabelledSet,
+    states: list[str],
     spec: EncoderSpec,
     folder: str | Path,
     name: str,
@@ -171,13 +175,12 @@ def _judged(
     shares: Sequence[float],
     options: Mapping[str, Any],
 ) -> tuple[str, dict[str, Score]]:
-    """How an encoder's features came about, and its scores on a set by probe."""
+    """How an encoder's features came about, and its scores by probe on a set whose two parts are in these states."""
     if each.metric == "mAP11" and "linear" not in probes:
         raise InputError(f"{each.name} has several labels an image, which kNN can't vote on; add --probe linear")
     options = _possible(spec, options)
     encoder = [spec.sha256, spec.sources, spec.preprocess.to_dict(), spec.geometry.to_dict(), options.get("precision")]
     place = Path(folder) / "vectors" / each.name / re.sub(r"[^\w.-]", "_", name)
-    states = [state(source) for source in (each.train, each.test)]
     # int8 takes the graph that was calibrated on the training images for the test images too
     known = [states[:1], states if options.get("precision") == "int8" else states[1:]]
     train, test = (

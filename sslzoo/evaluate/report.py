@@ -11,10 +11,10 @@ from typing import Any
 from sslzoo.evaluate.score import Comparison, Score, compare
 
 ABOUT = (
-    "In %, with 95 % intervals over the test images (Wilson's, its longer side; mAP11: over the classes). In brackets: the paired "
-    "difference to {reference} on the same images; “no difference” where its 95 % interval includes zero, which where fewer "
-    "than 25 differ is so by McNemar's exact test. Each interval is for its own comparison: of twenty between equal encoders, "
-    "one leaves out zero by chance."
+    "In %, with 95 % intervals over the test images (Wilson's, its longer side; mAP11: over the classes). In brackets: the "
+    "paired difference to {reference} on the same images; “no difference” where its 95 % interval includes zero, which where "
+    "fewer than 25 differ is so by McNemar's exact test. Each interval is for its own comparison: of twenty between equal "
+    "encoders, one leaves out zero by chance."
 )
 STYLE = """body{font:15px system-ui,sans-serif;margin:24px;color:#222;background:#fff}table{border-collapse:collapse;
 margin:8px 0 24px}

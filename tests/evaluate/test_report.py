@@ -1,6 +1,7 @@
 """Reports: what is shown of known scores, and the whole way from images to the three files."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -146,6 +147,10 @@ def test_changed_pictures_are_embedded_again(tmp_path):
     assert len(set((tmp_path / "out").rglob("*.emb")) - folders) == 1  # the training images are as they were
     (tmp_path / "set" / "test" / "bars" / "new.png").rename(tmp_path / "set" / "test" / "circles" / "new.png")
     assert linear()[0].groups is None and linear()[0].test.size == 9
+    (tmp_path / "other").mkdir()
+    shutil.copytree(tmp_path / "set", tmp_path / "other" / "set")  # with the times of the files
+    moved = baselines.report([open_set(tmp_path / "other" / "set")], ["random-r18"], tmp_path / "out", device="cpu")
+    assert not moved.left_out
     (tmp_path / "set" / "test" / "bars" / "bad.png").write_text("text")
     score, made = linear()
     assert [(path, "not an image" in reason) for path, reason in score.test.failures] == [("bars/bad.png", True)]
