@@ -88,6 +88,17 @@ class Embeddings:
         labels = self._column("label")
         return labels if any(label is not None for label in labels) else None
 
+    @cached_property
+    def failures(self) -> Sequence[tuple[str, str]]:
+        """What the run that made them could not read: (path, reason)."""
+        if self.folder is None:
+            return tuple(self.manifest.get("failures", ()))
+        import pyarrow.parquet as pq
+
+        if not self.manifest.get("failed"):
+            return ()
+        return [(row["path"], row["reason"]) for row in pq.read_table(self.folder / FAILURES).to_pylist()]
+
     def _read(self, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> NDArray[np.float32]:
         """The folder's vectors, changed part by part, so that no second copy of all is ever made."""
         assert self.folder is not None

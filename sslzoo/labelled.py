@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sslzoo.errors import InputError
+from sslzoo.evaluate.score import require_metric
 from sslzoo.images.discover import Source, split
 
 TRAIN, TEST = ("train",), ("test", "val", "validation")
@@ -13,7 +14,7 @@ TRAIN, TEST = ("train",), ("test", "val", "validation")
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Where a set's images are. `metric` is one of `evaluate.linear.METRICS`.
+    """Where a set's images are. `metric` is one of `evaluate.score.METRICS`; raises InputError for another.
 
     `held_out` is how the ids of those training images begin that a probe's penalty is chosen on; where it is empty,
     a fixed fifth of them is drawn.
@@ -24,6 +25,9 @@ class LabelledSet:
     test: Source
     metric: str = "top1"
     held_out: str = ""
+
+    def __post_init__(self) -> None:
+        require_metric(self.metric)
 
 
 def open_set(path: str | Path, metric: str = "top1") -> LabelledSet:

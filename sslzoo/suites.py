@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,21 @@ from PIL import Image
 from sslzoo.errors import InputError, MissingExtra
 from sslzoo.evaluate.linear import draw
 from sslzoo.images.sources.item import Item, Summary
-from sslzoo.images.sources.location import contents
+from sslzoo.images.sources.location import contents, stamp_of
 from sslzoo.labelled import LabelledSet, open_set
 from sslzoo.spec import EncoderSpec
 
 SMALL = {"cifar10": "top1", "caltech101": "mean_per_class", "imagenette": "top1", "fashion_mnist": "top1"}
 CALTECH_SHOTS = 30  # training images of each class, the others are for the test
 VAL = "val/"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The sets of a suite that are there and can be read, and by name why the others that are there can't."""
+
+    sets: list[LabelledSet]
+    broken: Mapping[str, str]
 
 
 class ListReader:
@@ -47,17 +56,17 @@ class ListReader:
         return iter(self.listed)
 
 
-def small(root: str | Path) -> list[LabelledSet]:
+def small(root: str | Path) -> Suite:
     """Those of cifar10, caltech101, imagenette and fashion_mnist that lie below `root` as Parquet."""
-    return _found([partial(open_set, Path(root) / name, metric) for name, metric in SMALL.items()], root)
+    return _found(root, {name: (name, partial(_parquet, name, metric)) for name, metric in SMALL.items()})
 
 
-def twelve(root: str | Path) -> list[LabelledSet]:
+def twelve(root: str | Path) -> Suite:
     """Those of the twelve sets that lie below `root`, each in its official layout."""
-    return _found([partial(read, Path(root)) for read in TWELVE.values()], root)
+    return _found(root, {name: (FOLDERS[name], read) for name, read in TWELVE.items()})
 
 
-SUITES: Mapping[str, Callable[[str | Path], list[LabelledSet]]] = {"small": small, "twelve": twelve}
+SUITES: Mapping[str, Callable[[str | Path], Suite]] = {"small": small, "twelve": twelve}
 
 
 def papers_input(spec: EncoderSpec) -> EncoderSpec:
@@ -67,27 +76,47 @@ def papers_input(spec: EncoderSpec) -> EncoderSpec:
     return dataclasses.replace(spec, preprocess=changed)
 
 
-def _found(reads: Sequence[Callable[[], LabelledSet]], root: str | Path) -> list[LabelledSet]:
-    sets, causes = [], []
-    for read in reads:
+def _found(root: str | Path, suite: Mapping[str, tuple[str, Callable[[Path], LabelledSet]]]) -> Suite:
+    """Reads the sets whose folder is below `root`; each has its folder and its reader."""
+    there = {name: read for name, (folder, read) in suite.items() if (Path(root) / folder).exists()}
+    if not there:
+        raise InputError(
+            f"{root} holds none of the suite's sets ({', '.join(folder for folder, _ in suite.values())}); name the folder "
+            "that they lie in"
+        )
+    sets, broken = [], dict[str, str]()
+    for name, read in there.items():
         try:
-            sets.append(read())
+            sets.append(read(Path(root)))
         except ImportError as error:
             raise MissingExtra(
                 f"some of these sets come as .mat files ({error}); pip install 'sslzoo[suites]'"
             ) from None
-        except (InputError, RuntimeError, OSError) as error:  # RuntimeError is torchvision's for what isn't there
-            causes.append(str(error))
+        except Exception as error:  # a damaged file makes torchvision, scipy, json, csv and pickle raise all kinds
+            broken[name] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     if not sets:
-        raise InputError(
-            f"{root} holds none of the suite's sets (first: {causes[0]}); name the folder that they lie in"
-        )
-    return sets
+        raise InputError("; ".join(f"{name} can't be read: {cause}" for name, cause in broken.items()))
+    return Suite(sets, broken)
+
+
+def _parquet(name: str, metric: str, root: Path) -> LabelledSet:
+    return open_set(root / name, metric)
 
 
 def _items(prefix: str, data: Any, labels: Sequence[Any]) -> list[Item]:
-    """A torchvision data set as items; the label is a class's name."""
-    return [Item(f"{prefix}{i:06}", partial(_picture, data, i), label) for i, label in enumerate(labels)]
+    """A torchvision data set as items, with the stamps of its files where it has some; the label is a class's name."""
+    files = next((getattr(data, name) for name in ("_image_files", "_images", "images") if hasattr(data, name)), None)
+    if hasattr(data, "_samples"):
+        files = [file for file, _ in data._samples]
+    stamps = [None] * len(labels) if files is None else [stamp_of(file) for file in files]
+    return [
+        Item(f"{prefix}{i:06}", partial(_picture, data, i), label, stamp=stamp)
+        for i, (label, stamp) in enumerate(zip(labels, stamps, strict=True))
+    ]
+
+
+def _file(id_: str, path: str | Path, label: str) -> Item:
+    return Item(id_, contents(str(path)), label, stamp=stamp_of(path))
 
 
 def _picture(data: Any, row: int) -> Image.Image:
@@ -132,13 +161,16 @@ def _birdsnap(root: Path) -> LabelledSet:
     for row in _table(folder / "images.txt"):
         path = folder / "download" / "images" / row["path"]
         if path.is_file():  # not every picture can still be had
-            parts[row["path"] in tests].append(Item(row["path"], contents(str(path)), row["path"].split("/")[0]))
+            parts[row["path"] in tests].append(_file(row["path"], path, row["path"].split("/")[0]))
     return _set("birdsnap", parts)
 
 
 def _table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+        rows = csv.DictReader(file, delimiter="\t")
+        if "path" not in (rows.fieldnames or ()):
+            raise InputError(f"{path} has no column 'path' (its first line is {rows.fieldnames}); unpack it again")
+        return list(rows)
 
 
 def _sun(root: Path) -> LabelledSet:
@@ -147,7 +179,7 @@ def _sun(root: Path) -> LabelledSet:
     parts = []
     for name in ("Training_01.txt", "Testing_01.txt"):
         lines = [line.strip().lstrip("/") for line in (folder / name).read_text(encoding="utf-8").splitlines()]
-        parts.append([Item(p, contents(str(folder / p)), "/".join(p.split("/")[1:-1])) for p in lines if p])
+        parts.append([_file(p, folder / p, "/".join(p.split("/")[1:-1])) for p in lines if p])
     return _set("sun397", parts)
 
 
@@ -196,7 +228,7 @@ def _caltech(root: Path) -> LabelledSet:
 
     data = ImageFolder(str(root / "caltech101" / "101_ObjectCategories"))
     ids = ["/".join(Path(path).parts[-2:]) for path, _ in data.samples]
-    items = [Item(i, contents(path), data.classes[c]) for i, (path, c) in zip(ids, data.samples, strict=True)]
+    items = [_file(i, path, data.classes[c]) for i, (path, c) in zip(ids, data.samples, strict=True)]
     drawn = set(draw(ids, np.array(data.targets), shots=CALTECH_SHOTS).tolist())
     parts = [[item for row, item in enumerate(items) if (row in drawn) == used] for used in (True, False)]
     return _set("caltech101", parts, "mean_per_class")
@@ -234,4 +266,20 @@ TWELVE: Mapping[str, Callable[[Path], LabelledSet]] = {
     "pets": _pets,
     "caltech101": _caltech,
     "flowers": _flowers,
+}
+
+#: the folder that each lies in; a set without it isn't there
+FOLDERS: Mapping[str, str] = {
+    "food101": "food-101",
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "birdsnap": "birdsnap",
+    "sun397": "SUN397",
+    "cars": "stanford_cars",
+    "aircraft": "fgvc-aircraft-2013b",
+    "voc2007": "VOCdevkit/VOC2007",
+    "dtd": "dtd",
+    "pets": "oxford-iiit-pet",
+    "caltech101": "caltech101/101_ObjectCategories",
+    "flowers": "flowers-102",
 }

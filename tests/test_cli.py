@@ -238,7 +238,7 @@ def test_knn_stands_beside_random_weights_and_pixels(run, photos):
     lines = out.splitlines()
     assert code == 0
     assert lines[0].split() == ["protocol", "simclr-r18.tin_cpu_1h", "random-r18", "pixels-32"]
-    assert len(lines) == 1 + 12
+    assert len(lines) == 1 + 2 * 4  # of twelve images, k of 20, 100 and 200 are all 11
     assert lines[1].startswith("knn_top1@k=1,T=0.07 (cosine, leave-one-out, 12 queries)")
     assert "/12 (hash/images)" in err
     assert "pixels-32: pixels, short side 32 px bilinear, centre 32 px, fp32, weights none" in err
@@ -254,6 +254,49 @@ def test_knn_on_embeddings(run, photos):
     code, _, err = run("eval", "knn", "e", photos)
     assert code == 1
     assert "both" in err
+    code, _, err = run("eval", "knn", "e", "-m", "random-r18")
+    assert code == 1
+    assert "e holds vectors that random-r18 has made; leave out -m/--model" in err
+    code, _, err = run("eval", "knn", "e", "-T", "0.1")
+    assert code == 2
+    assert "add -k 20" in err
+
+
+def test_images_that_cannot_be_judged_are_listed_and_end_in_3(run, photos, tmp_path):
+    for part in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "set" / part)
+    (tmp_path / "set" / "test" / "bars" / "bad.jpg").write_text("text")
+    for command in (
+        ("knn", "set/train", "set/test"),
+        ("knn", "set/test"),
+        ("linear", "set/train", "set/test", "--shots", 1),
+        ("health", "set/test"),
+    ):
+        code, out, err = run("eval", *command, "-m", "random-r18", "-q")
+        assert code == 3 and out
+        assert err.count("set/test: bars/bad.jpg: ") == 1
+        assert "1 images could not be read, and no score is of them" in err
+    code, out, err = run("eval", "report", "set", "-m", "random-r18", "--probe", "knn", "-q", "--json")
+    assert code == 3 and "set, test: bars/bad.jpg: " in err
+    assert json.loads(out)["results"][0]["failed"] == {"test": 1}
+    run("embed", "set/test", "-o", "e", "-m", "random-r18", "-q")
+    assert run("eval", "knn", "e")[0] == 0  # embed has told
+
+
+def test_a_report_names_the_sets_that_it_leaves_out(run, photos, tmp_path):
+    from tests.test_suites import test_birdsnap, test_dtd
+
+    test_dtd(tmp_path)
+    test_birdsnap(tmp_path)
+    (tmp_path / "birdsnap" / "images.txt").write_text("nothing\n")
+    options = ("eval", "report", ".", "--suite", "twelve", "-m", "random-r18", "--probe", "knn", "-q")
+    code, out, err = run(*options)
+    assert code == 3
+    assert "- birdsnap is left out: " in out and "birdsnap is left out: " in err
+    assert "food101" not in out + err  # isn't there
+    code, _, err = run(*options, "--metric", "top1")
+    assert code == 1
+    assert "leave out --metric" in err
 
 
 def test_linear_and_few_labels(run, photos):
@@ -269,16 +312,23 @@ def test_linear_and_few_labels(run, photos):
     code, _, err = run("eval", "linear", photos, photos, "--metric", "top5", "-q")
     assert code == 1
     assert "mean_per_class" in err
+    for wrong in (("--share", 0), ("--shots", 0)):
+        assert run("eval", "linear", photos, photos, *wrong, "-q")[0] == 2
+    code, _, err = run("eval", "linear", photos, photos, "--metric", "mAP11", "--shots", 1, "-q")
+    assert code == 1
+    assert "leave out --shots" in err
 
 
 def test_health(run, photos):
-    code, out, _ = run("eval", "health", photos, "-q")
+    code, out, err = run("eval", "health", photos, "-q")
     lines = [line.split() for line in out.splitlines()]
     assert code == 0
     assert lines[0] == ["figure", "simclr-r18.tin_cpu_1h", "random-r18", "pixels-32"]
     assert [line[0] for line in lines[1:3]] == ["rows", "dim"]
     figures = {line[0]: [float(v) for v in line[1:]] for line in lines[1:]}
     assert figures["dim"] == [512, 512, 3072]
+    assert "health@k=10,cosine=0.999 (n=12); set " in err and "/12 (hash/images)" in err
+    assert "random-r18: pooled layer4, " in err
     assert figures["std"][0] > figures["std"][1]  # random weights map everything to nearly one direction
 
 

@@ -25,7 +25,7 @@ ORDER = [
     ["__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-LEVEL |= {"index": LEVEL["backends"], "evaluate": LEVEL["backends"]}  # they read Embeddings, never Encoder
+LEVEL |= {"index": LEVEL["backends"], "evaluate": LEVEL["backends"] + 0.5}  # they read Embeddings, never Encoder
 TORCH_FREE = (
     "errors", "spec", "user_cache", "registry", "hub", "images", "embeddings", "index", "search", "thumbnails",
     "contact_sheet", "dedup", "cluster", "export_vectors", "cli",

@@ -35,6 +35,9 @@ def listed(each):
     found = []
     for part in (each.train, each.test):
         items = list(part.items(Summary()))
+        assert sum(item.stamp is not None and item.stamp[0] > 0 for item in items) == (
+            0 if "cifar" in each.name else len(items)  # those are in arrays, whose files torchvision checks
+        )
         assert part.count() == len(items)
         reds = [int(pixels(item, Preprocess(8, 8))[0][0, 0, 0]) for item in items]
         found.append(([i.id for i in items], [i.label for i in items], reds))
@@ -226,7 +229,23 @@ def test_all_twelve_are_there_and_what_is_missing_is_left_out(tmp_path):
     with pytest.raises(InputError, match="none of the suite's sets"):
         suites.twelve(tmp_path)
     test_pets(tmp_path)
-    assert [each.name for each in suites.twelve(tmp_path)] == ["pets"]
+    found = suites.twelve(tmp_path)
+    assert ([each.name for each in found.sets], found.broken) == (["pets"], {})
+    assert set(suites.FOLDERS) == set(suites.TWELVE)
+
+
+def test_a_broken_set_is_named_and_the_others_are_read(tmp_path):
+    test_pets(tmp_path)
+    test_birdsnap(tmp_path)
+    write(tmp_path / "birdsnap" / "test_images.txt", "file\nAcadian_Flycatcher/1.jpg\n")
+    write(tmp_path / "food-101" / "meta" / "train.json", "{")
+    found = suites.twelve(tmp_path)
+    assert [each.name for each in found.sets] == ["pets"]
+    assert set(found.broken) == {"food101", "birdsnap"}
+    assert "test_images.txt has no column 'path' (its first line is ['file'])" in found.broken["birdsnap"]
+    (tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt").unlink()
+    with pytest.raises(InputError, match=r"birdsnap can't be read: .*pets can't be read: "):
+        suites.twelve(tmp_path)
 
 
 def test_a_report_on_the_twelve(tmp_path):
@@ -234,10 +253,17 @@ def test_a_report_on_the_twelve(tmp_path):
     test_voc2007(tmp_path)
     spec = suites.papers_input(registry.resolve("random-r18"))
     assert (spec.preprocess.resize, spec.preprocess.interpolation) == (spec.preprocess.size, "bicubic")
-    made = baselines.report(suites.twelve(tmp_path), [spec], tmp_path / "report", device="cpu")
+    made = baselines.report(suites.twelve(tmp_path).sets, [spec], tmp_path / "report", device="cpu")
     assert set(made.scores["linear, mAP11"]) == {"voc2007"}
     assert made.scores["linear, top1"]["dtd"]["random-r18"].train.size == 4
     assert "bicubic" in made.to_markdown()
+    picture(tmp_path / "dtd" / "dtd" / "images" / "banded" / "b_1.jpg", 200)  # another picture under the same name
+    before = sorted(path.name for path in (tmp_path / "report" / "vectors" / "dtd").rglob("*.emb"))
+    baselines.report(suites.twelve(tmp_path).sets, [spec], tmp_path / "report", device="cpu", probes=["linear"])
+    after = sorted(path.name for path in (tmp_path / "report" / "vectors" / "dtd").rglob("*.emb"))
+    assert [name[:5] for name in before] == ["test-", "train"]
+    assert [name[:5] for name in after] == ["test-", "train", "train"]
+    assert len(list((tmp_path / "report" / "vectors" / "voc2007").rglob("*.emb"))) == 2
 
 
 def test_the_small_suite(tmp_path):
@@ -248,4 +274,7 @@ def test_the_small_suite(tmp_path):
             image = {"bytes": (tmp_path / "x.png").read_bytes(), "path": "x.png"}
             pq.write_table(pa.table({"image": [image] * 2, "label": [0, 1]}), tmp_path / name / f"{part}.parquet")
     found = suites.small(tmp_path)
-    assert [(each.name, each.metric) for each in found] == [("caltech101", "mean_per_class"), ("imagenette", "top1")]
+    assert [(each.name, each.metric) for each in found.sets] == [
+        ("caltech101", "mean_per_class"),
+        ("imagenette", "top1"),
+    ]

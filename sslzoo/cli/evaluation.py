@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +17,7 @@ from sslzoo.errors import InputError
 
 if TYPE_CHECKING:
     from sslzoo.embeddings import Embeddings
-    from sslzoo.evaluate.score import Score
+    from sslzoo.evaluate.score import Score, SetId
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Judge an encoder on labelled images.")
 
@@ -26,7 +29,7 @@ Shots = Annotated[
     list[int] | None, typer.Option(min=1, help="Also from so many images of each class; may be repeated.")
 ]
 Share = Annotated[
-    list[float] | None, typer.Option(min=0, max=1, help="Also from this share of the labels (0.01); repeatable.")
+    list[float] | None, typer.Option(min=1e-6, max=1, help="Also from this share of the labels (0.01); repeatable.")
 ]
 
 
@@ -41,8 +44,9 @@ def knn(
         int | None, typer.Option("-k", min=1, help="Neighbours; with -T one protocol instead of the usual twelve.")
     ] = None,
     temperature: Annotated[
-        float, typer.Option("-T", "--temperature", min=1e-6, help="Temperature of the votes, with -k.")
-    ] = 0.07,
+        float | None,
+        typer.Option("-T", "--temperature", min=1e-6, help="Temperature of the votes, with -k; by default 0.07."),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: Json = False,
@@ -50,20 +54,22 @@ def knn(
 ) -> None:
     """Weighted kNN accuracy; on images, with random weights and raw pixels beside the encoder."""
     from sslzoo import baselines
-    from sslzoo.evaluate import knn as module
+    from sslzoo.evaluate.knn import GRID
 
-    protocols = [(k, temperature)] if k is not None else module.GRID
-    product = "bf16" if precision == "bf16" else "fp32"
-    table = baselines.table(
-        lambda bank, probes: module.knn(bank, probes, protocols, device=device, precision=product),
+    if k is None and temperature is not None:
+        raise typer.BadParameter("goes with -k; add -k 20", param_hint="-T")
+    table = baselines.knn_table(
         train,
         test,
         model,
+        GRID if k is None else [(k, temperature or 0.07)],
         device=device,
         precision=precision,
         progress=not quiet,
     )
-    _print_scores(table, as_json)
+    # where k is cut to the number of training images, several of the twelve are one
+    once = {name: list({score.protocol: score for score in scores}.values()) for name, scores in table.items()}
+    _print_scores(once, as_json, train, test)
 
 
 @app.command(epilog=epilog("eval linear"))
@@ -93,12 +99,16 @@ def linear(
     from sslzoo import baselines
     from sslzoo.evaluate.linear import few_labels
     from sslzoo.evaluate.linear import linear as probe
+    from sslzoo.evaluate.score import require_metric
 
+    require_metric(metric)
     if head is not None:
-        if head != "authors" or model is None or test is not None:
+        if head != "authors" or model is None or test is not None or shots or share or metric != "top1":
             raise InputError("type: sslzoo eval linear IMAGENET_VAL -m MODEL --head authors")
         _print_head(train, model, as_json, device=device, precision=precision, progress=not quiet)
         return
+    if metric == "mAP11" and (shots or share):
+        raise InputError("few labels are drawn class by class; leave out --shots and --share, or --metric mAP11")
     if test is None:
         raise InputError("a linear probe needs TEST images; type: sslzoo eval linear TRAIN TEST")
 
@@ -109,7 +119,7 @@ def linear(
         return [probe(bank, probes, metric=metric, device=device), *few]
 
     table = baselines.table(evaluate, train, test, model, device=device, precision=precision, progress=not quiet)
-    _print_scores(table, as_json)
+    _print_scores(table, as_json, train, test)
 
 
 @app.command(epilog=epilog("eval health"))
@@ -129,10 +139,14 @@ def health(
     found = {name: examine(e, device=device) for name, e, _ in sets}
     if as_json:
         typer.echo(json.dumps([{"encoder": name, **facts.to_dict()} for name, facts in found.items()], indent=2))
-        return
-    columns = [facts.to_dict() for facts in found.values()]
-    rows = [(key, *("" if c[key] is None else f"{c[key]:.4g}" for c in columns)) for key in columns[0]]
-    print_table([("figure", *found), *rows])
+    else:
+        columns = [facts.figures() for facts in found.values()]
+        rows = [(key, *("" if c[key] is None else f"{c[key]:.4g}" for c in columns)) for key in columns[0]]
+        print_table([("figure", *found), *rows])
+        first = next(iter(found.values()))
+        typer.echo(f"{first.protocol}; set {first.data} (hash/images)", err=True)
+        _print_features({name: facts.features for name, facts in found.items()})
+    _tell_failures((data, facts.data) for facts in found.values())
 
 
 @app.command(epilog=epilog("eval report"))
@@ -149,7 +163,8 @@ def report(
         str | None,
         typer.Option(
             help="small (cifar10, caltech101, imagenette, fashion_mnist as Parquet), or twelve: the transfer sets of the "
-            "papers in their official layouts, with the papers' input and metrics. What isn't there is left out."
+            "papers in their official layouts, with the papers' input and metrics. What isn't there is left out; what is there "
+            "and can't be read is named."
         ),
     ] = None,
     models: Annotated[
@@ -159,7 +174,12 @@ def report(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for report.md, .html and .json, and for the vectors.")
     ] = Path("report"),
-    metric: Annotated[str, typer.Option(help="Of the linear probe: top1, mean_per_class, or mAP11.")] = "top1",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the linear probe: top1 (the default), mean_per_class, or mAP11; the sets of a suite have theirs."
+        ),
+    ] = None,
     probes: Annotated[
         list[str] | None, typer.Option("--probe", help="Only knn, or only linear; by default both.")
     ] = None,
@@ -173,14 +193,16 @@ def report(
     """Compare encoders on several sets, random weights always among them; the same command again goes on."""
     from sslzoo import baselines, registry
     from sslzoo.labelled import open_set
-    from sslzoo.suites import SUITES, papers_input
+    from sslzoo.suites import SUITES, Suite, papers_input
 
     if suite is not None and suite not in SUITES:
         raise InputError(f"there is no suite {suite!r}; use {' or '.join(SUITES)}")
-    opened = [SUITES[suite](path) if suite else [open_set(path, metric)] for path in data]
+    if suite is not None and metric is not None:
+        raise InputError(f"each set of --suite {suite} has its metric; leave out --metric")
+    opened = [SUITES[suite](path) if suite else Suite([open_set(path, metric or "top1")], {}) for path in data]
     specs = [registry.resolve(model) for model in models or [registry.PACKAGE_ENCODER]]
     made = baselines.report(
-        [each for sets in opened for each in sets],
+        [each for found in opened for each in found.sets],
         [papers_input(spec) for spec in specs] if suite == "twelve" else specs,
         output,
         probes=probes or ("knn", "linear"),
@@ -190,17 +212,53 @@ def report(
         precision=precision,
         progress=not quiet,
     )
+    broken = {name: reason for found in opened for name, reason in found.broken.items()}
+    made = replace(made, left_out=broken | dict(made.left_out))
     for suffix, text in (("md", made.to_markdown()), ("html", made.to_html()), ("json", made.to_json())):
         (output / f"report.{suffix}").write_text(text, encoding="utf-8")
     typer.echo(made.to_json() if as_json else made.to_markdown(), nl=False)
+    for name, reason in made.left_out.items():
+        typer.echo(f"{name} is left out: {reason}", err=True)
+    _tell_failures(
+        (f"{name}, {part}", each)
+        for sets in made.scores.values()
+        for name, by_encoder in sets.items()
+        for score in by_encoder.values()
+        for part, each in (("train", score.train), ("test", score.test))
+    )
+    if made.left_out:
+        raise typer.Exit(3)
 
 
-def _print_scores(table: dict[str, list[Score]], as_json: bool) -> None:
+def _tell_failures(judged: Iterable[tuple[str, SetId | None]]) -> None:
+    """Lists on stderr what could not be read of the images that were judged, and then ends in 3; `judged` has names.
+
+    Of an embeddings folder `embed` has told.
+    """
+    from sslzoo.embeddings import is_embeddings
+
+    told = ((name, *failure) for name, each in judged if each and not is_embeddings(name) for failure in each.failures)
+    failures = list(dict.fromkeys(told))
+    for name, path, reason in failures:
+        typer.echo(f"{name}: {path}: {reason}", err=True)
+    if failures:
+        typer.echo(f"{len(failures)} images could not be read, and no score is of them", err=True)
+        raise typer.Exit(3)
+
+
+def _print_scores(table: dict[str, list[Score]], as_json: bool, train: str, test: str | None) -> None:
     """One line a protocol, one column an encoder; on stderr which images it was."""
     if as_json:
         lines = [{"encoder": name, **score.to_dict()} for name, scores in table.items() for score in scores]
         typer.echo(json.dumps(lines, indent=2))
-        return
+    else:
+        _print_columns(table)
+    of = (train, test or train)
+    scores = itertools.chain.from_iterable(table.values())
+    _tell_failures(pair for score in scores for pair in zip(of, (score.train, score.test), strict=True))
+
+
+def _print_columns(table: dict[str, list[Score]]) -> None:
     rows = [("protocol", *table)]
     for scores in zip(*table.values(), strict=True):
         cells = (f"{percent(score.value)} ± {percent(score.interval())}" for score in scores)
@@ -208,8 +266,12 @@ def _print_scores(table: dict[str, list[Score]], as_json: bool) -> None:
     print_table(rows)
     first = next(iter(table.values()))[0]
     typer.echo(f"% with 95 % intervals; train set {first.train}, test set {first.test} (hash/images)", err=True)
-    for name, (score, *_) in table.items():
-        typer.echo(f"{name}: {score.features}", err=True)
+    _print_features({name: score.features for name, (score, *_) in table.items()})
+
+
+def _print_features(features: Mapping[str, str]) -> None:
+    for name, made in features.items():
+        typer.echo(f"{name}: {made}", err=True)
 
 
 def _print_head(data: str, model: str, as_json: bool, **options: Any) -> None:
@@ -221,8 +283,11 @@ def _print_head(data: str, model: str, as_json: bool, **options: Any) -> None:
     table = head_table(data, spec, **options)
     if as_json:
         typer.echo(json.dumps([{"encoder": name, **score.to_dict()} for name, score in table.items()], indent=2))
-        return
-    (protocol,) = {score.protocol for score in table.values()}
-    rows = [(name, f"{percent(s.value)} ± {percent(s.interval())}") for name, s in table.items()]
-    reported = [("reported", percent(spec.linear_top1))] if spec.linear_top1 is not None else []
-    print_table([("encoder", protocol), *rows, *reported])
+    else:
+        (protocol,) = {score.protocol for score in table.values()}
+        rows = [(name, f"{percent(s.value)} ± {percent(s.interval())}") for name, s in table.items()]
+        reported = [("reported", percent(spec.linear_top1))] if spec.linear_top1 is not None else []
+        print_table([("encoder", protocol), *rows, *reported])
+        typer.echo(f"% with 95 % intervals; set {table[spec.name].test} (hash/images)", err=True)
+        _print_features({name: score.features for name, score in table.items()})
+    _tell_failures((data, score.test) for score in table.values())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
-from sslzoo.evaluate.score import Score
+from sslzoo.evaluate.score import Score, features_of, require_finite, set_id
 
 SYNSETS = Path(__file__).parent / "imagenet_synsets.txt"
 
@@ -29,12 +29,17 @@ def head_top1(test: Embeddings, head: Mapping[str, NDArray[Any]], class_names: S
         raise InputError(f"the classifier is for {weight.shape[1]} features and the vectors have {test.dim} numbers")
     if test.labels is None:
         raise InputError("top-1 needs labels: a folder with one sub-folder a class, or a 'label' column in Parquet")
+    require_finite(test)
     answers = class_numbers(test.labels, len(weight), class_names)
     rows = (slice(start, start + 4096) for start in range(0, len(test), 4096))  # the logits of all would be large
     found = np.concatenate([(test.vectors[part] @ weight.T + bias).argmax(1) for part in rows])
     hits = (found == answers).astype(np.float32)
     return Score(
-        float(hits.mean()), hits, f"linear_top1 by the authors' head ({len(weight)} classes, {len(hits)} images)"
+        float(hits.mean()),
+        hits,
+        f"linear_top1@authors-head ({len(weight)} classes, {len(hits)} images)",
+        test=set_id(test),
+        features=features_of(test),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
-from sslzoo.evaluate.knn import neighbours
+from sslzoo.evaluate.knn import compute_device, neighbours
+from sslzoo.evaluate.score import SetId, features_of, require_finite, set_id
 
 ROWS = 25_000  # of a larger set so many are drawn for ranks and pairs (RankMe's own number)
 HUB_K = 10
@@ -23,7 +25,11 @@ DUPLICATE = 0.999
 
 @dataclass(frozen=True)
 class Health:
-    """The figures of one set; `alignment` is None where no label is shared by two images."""
+    """The figures of one set, how they were taken and of what; `alignment` is None where no label is shared by two images."""
+
+    protocol: str
+    data: SetId
+    features: str  # see `score.features_of`
 
     rows: int
     dim: int
@@ -36,9 +42,15 @@ class Health:
     antihubs: float
     duplicates: float
 
-    def to_dict(self) -> dict[str, float | None]:
+    def figures(self) -> dict[str, float | None]:
+        """The figures alone, by name."""
+        return {key: value for key, value in asdict(self).items() if key not in ("protocol", "data", "features")}
+
+    def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return asdict(self)
+        judged = {"features": self.features} if self.features else {}
+        failed = {"failed": len(self.data.failures)} if self.data.failures else {}
+        return {**self.figures(), "protocol": self.protocol, "data": str(self.data), **judged, **failed}
 
 
 def health(embeddings: Embeddings, *, seed: int = 0, device: str = "cpu") -> Health:
@@ -46,17 +58,21 @@ def health(embeddings: Embeddings, *, seed: int = 0, device: str = "cpu") -> Hea
     n = len(embeddings)
     if n < 2:
         raise InputError(f"there are {n} vectors; health needs at least two")
+    require_finite(embeddings)
     rows = np.sort(np.random.default_rng(seed).permutation(n)[:ROWS])
     z, u = embeddings.vectors[rows], embeddings.normalized[rows]
     labels = None if embeddings.labels is None else [embeddings.labels[r] for r in rows]
-    where = device.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
     k = min(HUB_K, len(z) - 1)
-    bank = torch.tensor(u, device=where)
+    bank = torch.tensor(u, device=compute_device(device))
     found = list(neighbours(bank, bank, k, 1024, "fp32", alone=True))
     nearest = torch.cat([near for _, _, near in found]).cpu().numpy()
     closest = torch.cat([cosine[:, 0] for _, cosine, _ in found]).cpu().numpy()
     counts = occurrences(nearest, len(z))
+    drawn = f", {len(z)} drawn with seed {seed}" if len(z) < n else ""
     return Health(
+        protocol=f"health@k={k},cosine={DUPLICATE} (n={n}{drawn})",
+        data=set_id(embeddings),
+        features=features_of(embeddings),
         rows=n,
         dim=z.shape[1],
         std=scaled_std(u),
@@ -99,12 +115,15 @@ def alignment(u: NDArray[np.float32], labels: Sequence[object]) -> float | None:
     """E |u_i - u_j|² over pairs of images of one label (Wang and Isola, arXiv:2005.10242, section 4.1, with α = 2).
 
     The authors' pairs are two views of one image; here they are two images of one class, and all of them: for a class of
-    m vectors with sum s the mean is 2 (m² - |s|²) / (m (m - 1)) as |u| = 1.
+    m vectors with sum s the mean is 2 (m² - |s|²) / (m (m - 1)) as |u| = 1. Images without a label are in no pair.
     """
-    names = np.array([str(label) for label in labels])
+    rows_of: dict[str, list[int]] = {}
+    for row, label in enumerate(labels):
+        if label is not None:
+            rows_of.setdefault(str(label), []).append(row)
     total, pairs = 0.0, 0
-    for name in np.unique(names):
-        rows = u[names == name].astype(np.float64)
+    for members in rows_of.values():
+        rows = u[members].astype(np.float64)
         m = len(rows)
         total += m * (rows**2).sum() - (rows.sum(0) ** 2).sum()  # Σ_{i<j} |u_i - u_j|²
         pairs += m * (m - 1) // 2

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sslzoo.backends.torch_backend import pick_device
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
 from sslzoo.evaluate.score import Score, codes, features_of, of_items, set_id
@@ -49,7 +50,7 @@ def knn(
     if available < 1:
         raise InputError("kNN needs at least two labelled images")
     ks = [min(k, available) for k, _ in protocols]
-    where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    where = compute_device(device)
     bank, probes = (functional.normalize(torch.tensor(e.vectors, device=where)) for e in (train, queries))
     labels, truth = torch.tensor(bank_codes, device=where), torch.tensor(answers, device=where)
     hits = torch.empty((len(protocols), len(probes)), device=where)
@@ -78,6 +79,12 @@ def knn(
         for hit, k, (_, temperature) in zip(hits.cpu().numpy(), ks, protocols, strict=True)
     ]
     return [replace(score, features=features_of(queries)) for score in made]
+
+
+def compute_device(device: str) -> torch.device:
+    """`pick_device`, but the CPU in place of Apple's GPU, which has no float64."""
+    picked = pick_device(device)
+    return torch.device("cpu") if picked.type == "mps" else picked
 
 
 def neighbours(

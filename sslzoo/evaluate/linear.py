@@ -1,7 +1,8 @@
 """The linear probe of the transfer protocol: logistic regression on standardised features, λ chosen on held-out images.
 
 45 values of λ, log-spaced from 1e-6 to 1e5, the best on a held-out fifth of the training images, then a refit on all of
-them (SimCLR, arXiv:2002.05709, appendix B.8; BYOL, arXiv:2006.07733, appendix D; λ on the sum of the losses).
+them (SimCLR, arXiv:2002.05709, appendix B.8; BYOL, arXiv:2006.07733, appendix D; λ on the sum of the losses). The best is
+the best by the metric that is reported.
 """
 
 from __future__ import annotations
@@ -19,12 +20,22 @@ from torch import Tensor
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
 from sslzoo.evaluate import logistic
-from sslzoo.evaluate.score import Score, SetId, codes, features_of, of_items, set_id
+from sslzoo.evaluate.knn import compute_device
+from sslzoo.evaluate.score import (
+    Score,
+    SetId,
+    codes,
+    features_of,
+    labels_of,
+    mean_of,
+    of_items,
+    require_metric,
+    set_id,
+)
 
 GRID = np.logspace(-6, 5, 45)
 HELD_OUT = 0.2
 FIXED = 1.0  # λ where a class has a single image, and nothing can be held out
-METRICS = ("top1", "mean_per_class", "mAP11")
 
 
 def linear(
@@ -44,27 +55,29 @@ def linear(
     images whose ids begin with `held_out`, or on a drawn fifth, the same whatever the encoder (see `draw`).
     Raises InputError when labels are missing, and SpaceMismatch when the sets were made by different encoders.
     """
-    if metric not in METRICS:
-        raise InputError(f"the metric is {metric!r}; use {', '.join(METRICS[:-1])} or {METRICS[-1]}")
+    require_metric(metric)
     tell: Callable[..., tuple[Any, NDArray[Any], NDArray[Any]]] = questions if metric == "mAP11" else codes
     classes, answers, truth = tell(train, test, "a linear probe")
     rows = np.arange(len(train)) if rows is None else rows
-    where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    where = compute_device(device)
     x, y = torch.tensor(train.vectors[rows], device=where), torch.tensor(answers[rows], device=where)
     ids = [train.ids[r] for r in rows]
     if held_out:
         held = np.flatnonzero([id_.startswith(held_out) for id_ in ids])
     else:
         held = draw(ids, answers[rows] if answers.ndim == 1 else np.zeros(len(rows), np.int64), share=HELD_OUT)
-    if not 0 < len(held) < len(rows) or len(penalties) == 1:
-        penalty = FIXED if len(penalties) > 1 else float(penalties[0])
+    if len(penalties) == 1:
+        penalty, rule = float(penalties[0]), f"λ={penalties[0]:g}"
+    elif not 0 < len(held) < len(rows):
+        penalty, rule = FIXED, f"λ={FIXED:g}, nothing to hold out"
     else:
-        penalty = choose(x, y, len(classes), torch.tensor(held, device=where), penalties)
+        penalty = choose(x, y, len(classes), torch.tensor(held, device=where), penalties, metric)
+        rule = f"λ of {len(penalties)} held out" + (f" in {held_out}" if held_out else "")
     mean, std = moments(x)
     solution = logistic.fit((x - mean) / std, y, len(classes), [penalty])
     probes = (torch.tensor(test.vectors, device=where) - mean) / std
-    items = results(solution.logits(probes)[0].cpu().numpy(), truth)
-    protocol = f"linear_{metric}@logistic (standardised, λ of {len(penalties)} held out, n={len(rows)})"
+    items = _judged(solution, probes, truth)
+    protocol = f"linear_{metric}@logistic (standardised, {rule}, n={len(rows)})"
     used = set_id(train) if len(rows) == len(train) else _subset_id(train, rows)
     made = of_items(items, protocol, used, set_id(test), truth if metric == "mean_per_class" else None)
     return replace(made, penalty=penalty, features=features_of(test))
@@ -84,18 +97,22 @@ def few_labels(
 
     Its interval is over test images and draws. `train` in the score is the hash of all draws' images.
     """
-    _, answers, _ = codes(train, test, "a linear probe")
     if (share is None) == (shots is None):
         raise InputError("say either which share of the labels, or how many shots of each class")
+    if share is not None and not 0 < share <= 1:
+        raise InputError(f"the share of the labels is {share}; give more than 0 and at most 1 (0.01: 1 %)")
+    if shots is not None and shots < 1:
+        raise InputError(f"there are {shots} shots of each class; give at least 1")
     if metric == "mAP11":
         raise InputError(
             "few labels are drawn class by class, and with mAP11 an image has several; leave out --shots, --share"
         )
+    _, answers, _ = codes(train, test, "a linear probe")
     picked = [draw(train.ids, answers, share=share, shots=shots, seed=seed) for seed in range(draws)]
     scores = [linear(train, test, metric=metric, rows=rows, device=device) for rows in picked]
     amount = f"{shots} shots" if shots else f"{100 * (share or 0):g} % of labels"
     items = np.mean([s.items for s in scores], axis=0).astype(np.float32)
-    protocol = f"linear_{metric}@logistic (standardised, {amount}, {draws} draws, n={len(picked[0])})"
+    protocol = scores[0].protocol.replace(", n=", f", {amount}, {draws} draws, n=")
     made = of_items(items, protocol, _subset_id(train, np.concatenate(picked)), scores[0].test, scores[0].groups)
     return replace(made, draws=tuple(s.value for s in scores), features=features_of(test))
 
@@ -121,16 +138,30 @@ def draw(
     return np.sort(np.concatenate(found))
 
 
-def choose(x: Tensor, y: Tensor, classes: int, held: Tensor, penalties: Sequence[float] | NDArray[np.float64]) -> float:
-    """The penalty that is best on the `held` rows after a fit on the others; of equals the largest."""
+def choose(
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    held: Tensor,
+    penalties: Sequence[float] | NDArray[np.float64],
+    metric: str = "top1",
+) -> float:
+    """The penalty that is best by `metric` on the `held` rows after a fit on the others; of equals the largest."""
     mask = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     mask[held] = True
     mean, std = moments(x[~mask])
     solutions = logistic.fit((x[~mask] - mean) / std, y[~mask], classes, penalties)
-    truth, logits = y[mask].cpu().numpy(), solutions.logits((x[mask] - mean) / std).cpu().numpy()
-    return float(
-        max((float(results(z, truth).mean()), penalty) for z, penalty in zip(logits, penalties, strict=True))[1]
-    )
+    probes, truth = (x[mask] - mean) / std, y[mask].cpu().numpy()
+    groups = truth if metric == "mean_per_class" else None
+    found = (mean_of(_judged(solutions.only(i), probes, truth), groups) for i in range(len(penalties)))
+    return float(max(zip(found, penalties, strict=True))[1])
+
+
+def _judged(solution: logistic.Solutions, probes: Tensor, truth: NDArray[Any]) -> NDArray[np.float32]:
+    """The `results` of one penalty's solution; where they are by image, with the logits of only so many at a time."""
+    step = max(1, logistic.CELLS // solution.biases.shape[1]) if truth.ndim == 1 else max(1, len(probes))
+    parts = (slice(start, start + step) for start in range(0, len(probes), step))
+    return np.concatenate([results(solution.logits(probes[p])[0].cpu().numpy(), truth[p]) for p in parts])
 
 
 def results(logits: NDArray[np.float32], truth: NDArray[Any]) -> NDArray[np.float32]:
@@ -149,9 +180,7 @@ def questions(
     train: Embeddings, test: Embeddings, what: str
 ) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
     """Class names (sorted), and for each row of both sets 1 where it has the class, NaN where it is difficult, else 0."""
-    codes(train, test, what)  # both have labels, and are of one space
-    assert train.labels is not None and test.labels is not None
-    told = [[str(label).split("|") for label in labels] for labels in (train.labels, test.labels)]
+    told = [[label.split("|") for label in labels] for labels in labels_of(train, test, what)]
     names = sorted({name.removeprefix("?") for labels in told for row in labels for name in row})
     column = {name: i for i, name in enumerate(names)}
     answers = []

@@ -1,8 +1,9 @@
 """Multinomial logistic regression for many L2 penalties at once: one L-BFGS whose matrix products hold all of them.
 
-For each penalty: mean loss + λ / (2 n) · |W|², biases free; scikit-learn's LogisticRegression(C=1/λ). The features are
-rotated to the eigenvectors of their covariance, which changes no solution (the penalty is rotation-invariant) and gives
-the preconditioner 1 / (κ s_j + λ / n), s_j being the eigenvalues (Böhning 1992 bounds the Hessian by ½ s_j + λ / n).
+For each penalty: mean loss + λ / (2 n) · |W|², biases free; scikit-learn's LogisticRegression(C=1/λ), and C=2/λ for two
+classes, of which it penalises one weight vector, w₁ - w₀. The features are rotated to the eigenvectors of their covariance,
+which changes no solution (the penalty is rotation-invariant) and gives the preconditioner 1 / (κ s_j + λ / n), s_j being
+the eigenvalues (Böhning 1992 bounds the Hessian by ½ s_j + λ / n).
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ class Solutions:
     weights: Tensor
     biases: Tensor
     rounds: int
+
+    def only(self, number: int) -> Solutions:
+        """That of one penalty."""
+        part = slice(number, number + 1)
+        return Solutions(self.weights[part], self.biases[part], self.rounds)
 
     def logits(self, x: Tensor) -> Tensor:
         """`[n, d] -> [a, n, c]`."""

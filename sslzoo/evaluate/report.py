@@ -5,15 +5,16 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sslzoo.evaluate.score import Comparison, Score, compare
 
 ABOUT = (
-    "In %, with 95 % intervals over the test images (mAP11: over the classes). In brackets: the paired difference to {reference} "
-    "on the same images; “no difference” where its 95 % interval includes zero. Each interval is for its own comparison: of "
-    "twenty between equal encoders, one leaves out zero by chance."
+    "In %, with 95 % intervals over the test images (Wilson's, its longer side; mAP11: over the classes). In brackets: the "
+    "paired difference to {reference} on the same images; “no difference” where its 95 % interval includes zero, which where "
+    "fewer than 25 differ is so by McNemar's exact test. Each interval is for its own comparison: of twenty between equal "
+    "encoders, one leaves out zero by chance."
 )
 STYLE = """body{font:15px system-ui,sans-serif;margin:24px;color:#222;background:#fff}table{border-collapse:collapse;
 margin:8px 0 24px}
@@ -22,11 +23,15 @@ th,td{border:1px solid #ccc;padding:4px 10px;text-align:left}th{background:#f2f2
 
 @dataclass(frozen=True)
 class Report:
-    """Scores by probe, set and encoder; `encoders` says how each one's features came about; `reference` is compared with."""
+    """Scores by probe, set and encoder; `encoders` says how each one's features came about; `reference` is compared with.
+
+    `left_out` are sets that could not be judged, each with the reason.
+    """
 
     scores: Mapping[str, Mapping[str, Mapping[str, Score]]]
     encoders: Mapping[str, str]
     reference: str
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def comparison(self, probe: str, name: str, encoder: str) -> Comparison | None:
         """The encoder's difference to the reference on a set; None for the reference itself."""
@@ -44,7 +49,8 @@ class Report:
                         entry["difference"] = found.difference
                         entry["difference_interval95"], entry["differs"] = found.interval, found.differs
                     results.append(entry)
-        return {"reference": self.reference, "encoders": dict(self.encoders), "results": results}
+        judged = {"reference": self.reference, "encoders": dict(self.encoders), "results": results}
+        return judged | ({"left_out": dict(self.left_out)} if self.left_out else {})
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
@@ -87,5 +93,10 @@ class Report:
         for sets in self.scores.values():
             for name, by_encoder in sets.items():
                 score = next(iter(by_encoder.values()))
-                yield f"{name}: {score.protocol}; training set {score.train}, test set {score.test} (hash/images)"
+                failed = sum(len(each.failures) for each in (score.train, score.test) if each)
+                yield (
+                    f"{name}: {score.protocol}; training set {score.train}, test set {score.test} (hash/images)"
+                    + (f"; {failed} more can't be read" if failed else "")
+                )
         yield from (f"{encoder}: {features}" for encoder, features in self.encoders.items())
+        yield from (f"{name} is left out: {reason}" for name, reason in self.left_out.items())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import comb
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,18 +15,27 @@ from numpy.typing import NDArray
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
 
+METRICS = ("top1", "mean_per_class", "mAP11")
 Z95 = 1.959964  # the normal distribution's 97.5 % point
+FEW = 25  # discordant pairs below which McNemar's test is the exact one (Fagerland et al., BMC Med Res Methodol 13:91, 2013)
+
+
+def require_metric(metric: str) -> None:
+    """Raises InputError for a name that isn't a metric's."""
+    if metric not in METRICS:
+        raise InputError(f"the metric is {metric!r}; use {', '.join(METRICS[:-1])} or {METRICS[-1]}")
 
 
 @dataclass(frozen=True)
 class SetId:
-    """Which images with which labels: a hash of (id, label) in order, and how many.
+    """Which images with which labels: a hash of (id, label) in order, and how many; `failures` could not be read.
 
-    Pixels have no part in the hash: ids are paths, or FILE/ROW in tables.
+    Pixels have no part in the hash: ids are paths, or FILE/ROW in tables. Nor have failures (id, reason).
     """
 
     hash: str
     size: int
+    failures: Sequence[tuple[str, str]] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.hash}/{self.size}"
@@ -32,7 +43,8 @@ class SetId:
 
 def set_id(embeddings: Embeddings) -> SetId:
     """The identity of a labelled set; equal for all encoders that have embedded it."""
-    return set_id_of(embeddings.ids, embeddings.labels or [None] * len(embeddings))
+    known = set_id_of(embeddings.ids, embeddings.labels or [None] * len(embeddings))
+    return replace(known, failures=embeddings.failures)
 
 
 def set_id_of(ids: Sequence[str], labels: Sequence[object]) -> SetId:
@@ -76,14 +88,16 @@ class Score:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        sets = {name: str(each) for name, each in (("train", self.train), ("test", self.test)) if each}
+        known = {name: each for name, each in (("train", self.train), ("test", self.test)) if each}
+        failed = {name: len(each.failures) for name, each in known.items() if each.failures}
         chosen = {} if self.penalty is None else {"penalty": self.penalty}
         judged = {"features": self.features} if self.features else {}
         return {
             "value": self.value,
             "interval95": self.interval(),
             "protocol": self.protocol,
-            **sets,
+            **{name: str(each) for name, each in known.items()},
+            **({"failed": failed} if failed else {}),
             **judged,
             **chosen,
         }
@@ -97,19 +111,37 @@ def of_items(
     groups: NDArray[np.int64] | None = None,
 ) -> Score:
     """A score from its items: their mean, or with `groups` the mean of the groups' means."""
-    return Score(_mean(items, groups), items, protocol, train, test, groups)
+    return Score(mean_of(items, groups), items, protocol, train, test, groups)
 
 
 def half_width(items: NDArray[np.floating[Any]], groups: NDArray[np.int64] | None = None) -> float:
-    """Half the 95 % interval of a mean of items, by the normal approximation: 1.96 · std / sqrt(n).
+    """How far Wilson's 95 % interval of a mean of items in [0, 1] reaches from the mean, on its longer side.
 
-    For a mean over groups that of a stratified sample: 1.96 · sqrt(Σ var_g / n_g) / G. It is over the test items alone:
-    another training run, or another training set, would vary more.
+    Items that aren't 0 or 1, and a mean over groups, count as their effective number p (1 - p) / var(p) (Korn and Graubard,
+    Survey Methodology 24, 1998). It is over the test items alone: another training run, or training set, would vary more.
     """
-    if groups is None:
-        return float(Z95 * items.std() / max(1, len(items)) ** 0.5)
-    parts = [items[groups == g] for g in np.unique(groups)]
-    return float(Z95 * sum(part.var() / len(part) for part in parts) ** 0.5 / len(parts))
+    p = float(mean_of(items, groups))
+    variance, share = _spread(items, groups)
+    n = 1 / share if variance == 0 else p * (1 - p) / variance
+    z2 = Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * (p * (1 - p) / n + z2 / (4 * n**2)) ** 0.5
+    return float(half + abs(centre - p))
+
+
+def _spread(items: NDArray[np.floating[Any]], groups: NDArray[np.int64] | None) -> tuple[float, float]:
+    """The variance of a mean of items, and by what that of one item is multiplied in it: 1 / n, or Σ (1 / n_g) / G².
+
+    With groups the variance of an item is that within them, pooled with N - G degrees of freedom: that of a small group
+    alone would often be 0. Where every group has one item it is that of all.
+    """
+    if groups is None or len(np.unique(groups)) == len(items):
+        return float(items.var() / len(items)), 1 / len(items)
+    _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    means = np.bincount(numbers, items) / sizes
+    within = float(((items - means[numbers]) ** 2).sum())
+    share = float((1 / sizes).sum() / len(sizes) ** 2)
+    return within / (len(items) - len(sizes)) * share, share
 
 
 def _of_draws(values: NDArray[np.float64]) -> float:
@@ -142,28 +174,86 @@ def compare(a: Score, b: Score) -> Comparison:
         raise InputError(
             f"only scores of one protocol on one test set can be compared: {a.protocol} on {a.test}, {b.protocol} on {b.test}"
         )
-    interval = half_width(a.items - b.items, a.groups)
+    interval = _of_differences(a.items - b.items, a.groups)
     if len(a.draws) > 1:  # both were trained on the same draws
         interval = float(np.hypot(interval, _of_draws(np.subtract(a.draws, b.draws))))
     return Comparison(a.value - b.value, interval)
 
 
-def _mean(items: NDArray[np.float32], groups: NDArray[np.int64] | None) -> float:
+def _of_differences(differences: NDArray[np.float32], groups: NDArray[np.int64] | None) -> float:
+    """Half the 95 % interval of a mean of paired differences: 1.96 standard errors, and no less than exact tests give.
+
+    Of images on which two classifiers differ (m, of k the one is right) k is binomial; where m is small, the interval is
+    Clopper and Pearson's for k / m, and leaves out zero where the sign test (McNemar's exact one) does. Where none differs
+    it is what their share may be all the same: 1 - 0.025^(1 / n).
+    """
+    variance, share = _spread(differences, groups)
+    if groups is None and len(differences) > 1:
+        variance *= len(differences) / (len(differences) - 1)
+    normal = float(Z95 * variance**0.5)
+    m = int(np.count_nonzero(differences))
+    if m >= FEW or not np.isin(differences, (-1, 0, 1)).all():
+        return normal
+    if m == 0:
+        return float(1 - 0.025**share)
+    k = max(int((differences > 0).sum()), int((differences < 0).sum()))
+    return max(normal, 2 * mean_of(np.abs(differences), groups) * (k / m - _least(k, m)))
+
+
+def _least(k: int, m: int) -> float:
+    """Clopper and Pearson's lower 97.5 % limit of a probability of which k of m were seen, k > 0."""
+    low, high = 0.0, k / m
+    for _ in range(50):
+        p = (low + high) / 2
+        tail = sum(comb(m, i) * p**i * (1 - p) ** (m - i) for i in range(k, m + 1))
+        low, high = (p, high) if tail < 0.025 else (low, p)
+    return low
+
+
+def mean_of(items: NDArray[np.floating[Any]], groups: NDArray[np.int64] | None) -> float:
+    """The mean of items, or with `groups` the mean of the groups' means."""
     if groups is None:
         return float(items.mean())
     return float(np.mean([items[groups == g].mean() for g in np.unique(groups)]))
 
 
-def codes(
-    train: Embeddings, test: Embeddings, what: str
-) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64]]:
-    """Class names (sorted), and the class of each row of both sets; raises InputError for rows without a label."""
+def labels_of(train: Embeddings, test: Embeddings, what: str) -> tuple[list[str], list[str]]:
+    """The labels of both sets as text; raises InputError for a row without one, of another kind, or with a bad vector."""
+    train.require_space(test.space, test.model)
+    found = []
     for each in (train, test):
         if each.labels is None or any(label is None for label in each.labels):
             raise InputError(
                 f"{what} needs labels: a folder with one sub-folder a class, or a 'label' column in Parquet"
             )
-    train.require_space(test.space, test.model)
-    assert train.labels is not None and test.labels is not None
-    classes, found = np.unique(np.asarray([*train.labels, *test.labels], dtype=str), return_inverse=True)
-    return classes, found[: len(train)], found[len(train) :]
+        for id_, label in zip(each.ids, each.labels, strict=True):
+            if not isinstance(label, str | Integral) or label == "":
+                raise InputError(f"the label of {id_} is {label!r}; give every image a class's name or a whole number")
+        require_finite(each)
+        found.append([str(label) for label in each.labels])
+    return found[0], found[1]
+
+
+def require_finite(embeddings: Embeddings) -> None:
+    """Raises InputError naming the first row whose vector has a NaN or an infinite number."""
+    bad = np.flatnonzero(~np.isfinite(embeddings.vectors).all(1))
+    if len(bad):
+        raise InputError(
+            f"the vector of {embeddings.ids[bad[0]]} has numbers that are not finite ({len(bad)} such vectors); embed again "
+            "with --precision fp32, or leave them out"
+        )
+
+
+def codes(
+    train: Embeddings, test: Embeddings, what: str
+) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64]]:
+    """Class names (sorted), and the class of each row of both sets; raises InputError as `labels_of`, and for sets that
+    have no class in common."""
+    known, asked = labels_of(train, test, what)
+    if known and asked and not set(known) & set(asked):
+        raise InputError(
+            f"no class is in both sets ({sorted(set(known))[0]!r} … in the training set, {sorted(set(asked))[0]!r} … in the "
+            "test set); write the labels of both in the same way"
+        )
+    classes, found = np.unique(np.asarray([*known, *asked], dtype=str), return_inverse=True)
+    return classes, found[: len(known)], found[len(known) :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import itertools
 import os
 import re
@@ -16,11 +17,11 @@ from sslzoo.errors import InputError
 from sslzoo.images.sources.archive import TAR, ZSTD, TarReader, ZipReader
 from sslzoo.images.sources.folder import FileReader, FolderReader, FoldersReader, RemoteFolderReader, folders
 from sslzoo.images.sources.item import Item, Reader, Summary
-from sslzoo.images.sources.location import file_system, is_url
+from sslzoo.images.sources.location import file_system, is_url, stamp_of
 from sslzoo.images.sources.memory import MemoryReader
 from sslzoo.images.sources.table import DatasetReader, ParquetReader, holds_images
 
-__all__ = ["Item", "Reader", "Source", "Summary", "class_names", "discover", "open_source", "parts", "split"]
+__all__ = ["Item", "Reader", "Source", "Summary", "class_names", "discover", "open_source", "parts", "split", "state"]
 
 LISTS = (".txt", ".lst", ".list")
 
@@ -74,6 +75,22 @@ def parts(reader: Reader) -> list[Reader]:
 def discover(source: Source, summary: Summary | None = None) -> Iterator[Item]:
     """The images of a source as a stream, in a fixed order; `summary` counts what is left out."""
     return open_source(source).items(summary if summary is not None else Summary())
+
+
+def state(source: Source) -> str:
+    """A hash of what a source lists: ids, labels, sizes and times of files, and of tables and archives their own.
+
+    It changes with the images, as far as that can be told without reading them; of images in memory it holds the ids alone.
+    """
+    digest = hashlib.sha256()
+    for reader in parts(open_source(source)):
+        if (location := getattr(reader, "location", None)) is not None:
+            keys: Iterator[str] = iter([f"{location}\0{stamp_of(location)}"])
+        else:
+            keys = (f"{item.key}\0{item.label}" for item in reader.items(Summary()))
+        for key in keys:
+            digest.update(f"{key}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def class_names(source: Source) -> list[str]:

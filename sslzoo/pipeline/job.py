@@ -95,7 +95,7 @@ class Job:
             "precision": run.precision,
             **({"agreement": run.agreement} if run.agreement else {}),
             "backend": run.engine,
-            "source": _describe(self.source),
+            "source": describe(self.source),
             "columns": dict(self.reader.columns),
             "dtype": self.dtype,
             "part_size": self.part_size,
@@ -202,7 +202,7 @@ class Job:
         return partial(fast_decode.pixels, device=run.device)
 
 
-def _describe(source: Source) -> str:
+def describe(source: Source) -> str:
     """A source as the manifest names it: the absolute path, the URL or pattern, or what kind of object it was."""
     if isinstance(source, str | Path):
         return str(source) if is_url(str(source)) or source == "-" else storable(str(Path(source).resolve()))

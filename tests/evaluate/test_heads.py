@@ -17,6 +17,7 @@ from sslzoo import cli, convert, hub, registry, verify
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError, WeightsError
 from sslzoo.evaluate.heads import SYNSETS, class_numbers, head_top1
+from sslzoo.evaluate.score import set_id
 from sslzoo.hub import cache, download
 from sslzoo.spec import Checkpoint, EncoderSpec, Geometry, Head, Preprocess, ReportedScore
 from tests.backbones.test_resnet import randomised
@@ -73,7 +74,8 @@ def test_top1_is_that_of_sklearn():
     score = head_top1(test, {"weight": fit.coef_, "bias": fit.intercept_})
     assert score.value == pytest.approx(accuracy_score(labels[30:], fit.predict(vectors[30:])))
     assert 0.3 < score.value < 1
-    assert "30 images" in score.protocol
+    assert score.protocol == "linear_top1@authors-head (5 classes, 30 images)"
+    assert score.test == set_id(test) and score.to_dict()["test"].endswith("/30")
     with pytest.raises(InputError, match="for 3 features and the vectors have 16"):
         head_top1(test, {"weight": np.ones((5, 3)), "bias": np.ones(5)})
     with pytest.raises(InputError, match="needs labels"):

@@ -8,6 +8,7 @@ from sslzoo.embeddings import Embeddings, normalize
 from sslzoo.errors import InputError
 from sslzoo.evaluate import health as module
 from sslzoo.evaluate.health import alignment, effective_rank, health, rankme, scaled_std, skewness, uniformity
+from sslzoo.evaluate.score import set_id
 
 CROSS = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
 
@@ -37,6 +38,8 @@ def test_alignment_and_uniformity():
     assert alignment(CROSS, "aabb") == pytest.approx(4)  # opposite points
     assert alignment(CROSS, "aaab") == pytest.approx((4 + 2 + 2) / 3)
     assert alignment(CROSS, "abcd") is None
+    assert alignment(CROSS, [None, None, "a", "a"]) == pytest.approx(4)  # those without a label are no class
+    assert alignment(CROSS, [None] * 4) is None
     # six pairs: four at squared distance 2, two at 4
     assert uniformity(CROSS) == pytest.approx(np.log((4 * np.exp(-4) + 2 * np.exp(-8)) / 6))
     u = normalize(np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32))
@@ -56,6 +59,15 @@ def test_all_at_once(monkeypatch):
     rows = np.array([[1, 0, 0, 0, 0], *(np.eye(5)[1:] + np.eye(5)[0] * 1.2), [-1, -1, 0, 0, 0], [-1, -1, 0, 0, 0]])
     found = health(Embeddings(3 * rows.astype(np.float32), list("abcdefg"), space="s"))
     assert (found.rows, found.dim, found.alignment) == (7, 5, None)
+    assert found.protocol == "health@k=1,cosine=0.999 (n=7)"
+    same = Embeddings(rows.astype(np.float32), list("abcdefg"), space="s")
+    assert found.data == set_id(same) and found.to_dict()["data"] == f"{set_id(same)}"
+    assert "protocol" not in found.figures()
+    monkeypatch.setattr(module, "ROWS", 5)
+    assert health(same).protocol == "health@k=1,cosine=0.999 (n=7, 5 drawn with seed 0)"
+    rows[3, 2] = np.nan
+    with pytest.raises(InputError, match="the vector of d has numbers that are not finite"):
+        health(Embeddings(rows.astype(np.float32), list("abcdefg"), space="s"))
     counts = [4, 1, 0, 0, 0, 1, 1]  # row 0 names one of its equals, rows 1 to 4 name row 0, the twins one another
     assert found.hubness == pytest.approx(stats.skew(counts))
     assert found.antihubs == pytest.approx(3 / 7)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.neighbors import KNeighborsClassifier
 
 from sslzoo.embeddings import Embeddings
@@ -68,8 +69,8 @@ def test_small_temperatures_do_not_overflow():
 
 def test_interval_of_a_coin_toss():
     score = knn(labelled(400, 0), labelled(150, 1))[0]
-    p = score.value
-    assert score.interval() == pytest.approx(1.96 * (p * (1 - p) / 150) ** 0.5, rel=1e-4)
+    interval = binomtest(int(score.items.sum()), 150).proportion_ci(method="wilson")
+    assert score.interval() == pytest.approx(max(score.value - interval.low, interval.high - score.value), rel=1e-4)
 
 
 def test_refusals():

@@ -42,6 +42,16 @@ def test_more_features_than_images():
     np.testing.assert_allclose(got.numpy(), expected, atol=0.01)
 
 
+@pytest.mark.parametrize("penalty", [0.3, 10.0, 300.0])
+def test_of_two_classes_scikit_learn_penalises_the_difference_of_weights(penalty):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(80, 6)).astype(np.float32)
+    y = (x[:, 0] + random.normal(size=80) > 0).astype(int)
+    got = logistic.fit(torch.tensor(x), torch.tensor(y), 2, [penalty]).logits(torch.tensor(x))[0].softmax(1)
+    expected = LogisticRegression(C=2 / penalty, tol=1e-8).fit(x.astype(np.float64), y).predict_proba(x)
+    np.testing.assert_allclose(got.numpy(), expected, atol=2e-3)
+
+
 def test_questions_of_yes_and_no():
     random = np.random.default_rng(0)
     x = random.normal(size=(200, 6)).astype(np.float32)
@@ -82,7 +92,7 @@ def test_mean_per_class_is_the_mean_of_recalls():
     train, test = labelled(300, 0), labelled(200, 1)
     keep = np.flatnonzero((np.array(test.labels) != 2) | (np.arange(200) % 5 == 0))  # an unbalanced test set
     test = Embeddings(test.vectors[keep], [test.ids[i] for i in keep], space="s", labels=[test.labels[i] for i in keep])
-    by_class, by_image = linear(train, test, metric="mean_per_class"), linear(train, test)
+    by_class, by_image = (linear(train, test, metric=m, penalties=[1.0]) for m in ("mean_per_class", "top1"))
     predicted = np.where(by_image.items == 1, test.labels, -1)
     recalls = [(predicted[np.array(test.labels) == c] == c).mean() for c in range(4)]
     assert by_class.value == pytest.approx(np.mean(recalls))
@@ -90,6 +100,63 @@ def test_mean_per_class_is_the_mean_of_recalls():
     assert balanced_accuracy_score([0, 0, 0, 1], [0, 1, 1, 1]) == pytest.approx(2 / 3)
     with pytest.raises(InputError, match="mean_per_class"):
         linear(train, test, metric="top5")
+
+
+def test_the_penalty_is_chosen_by_the_metric_that_is_reported():
+    from sklearn.metrics import balanced_accuracy_score
+
+    train, test = labelled(700, 3), labelled(100, 1)
+    keep = np.flatnonzero((np.array(train.labels) < 2) | (np.arange(700) % 10 == 0))  # two classes are rare
+    answers = np.array(train.labels)[keep]
+    ids = [train.ids[i] for i in keep]
+    train = Embeddings(train.vectors[keep], ids, space="s", model="m", labels=answers.tolist())
+    held = draw(ids, answers, share=0.2)
+    rest = np.setdiff1d(np.arange(len(keep)), held)
+    scaler = StandardScaler().fit(train.vectors[rest])
+    x = scaler.transform(train.vectors)
+    found = [LogisticRegression(C=1 / p, max_iter=2000).fit(x[rest], answers[rest]).predict(x[held]) for p in GRID]
+    by_class = [balanced_accuracy_score(answers[held], f) for f in found]
+    by_image = [(answers[held] == f).mean() for f in found]
+    best, other = (GRID[max(i for i, r in enumerate(s) if r == max(s))] for s in (by_class, by_image))
+    assert best != other
+    assert linear(train, test, metric="mean_per_class").penalty == best
+    assert linear(train, test).penalty == other
+
+
+def test_the_protocol_says_how_the_penalty_came_about():
+    train, test = labelled(60, 0), labelled(30, 1)
+    assert "(standardised, λ=2, n=60)" in linear(train, test, penalties=[2.0]).protocol
+    nothing = linear(train, test, rows=np.array([train.labels.index(c) for c in range(4)]))
+    assert "(standardised, λ=1, nothing to hold out, n=4)" in nothing.protocol
+    assert nothing.penalty == 1
+    assert (
+        "(standardised, λ=1, nothing to hold out, 1 shots, 5 draws, n=4)" in few_labels(train, test, shots=1).protocol
+    )
+    assert "(standardised, λ of 45 held out, 5 shots, 5 draws, n=20)" in few_labels(train, test, shots=5).protocol
+    ids = [f"val/{i}" if i < 20 else f"train/{i}" for i in range(60)]
+    train = Embeddings(train.vectors, ids, space="s", model="m", labels=train.labels)
+    assert "λ of 45 held out in val/, n=60" in linear(train, test, held_out="val/").protocol
+    for share in (0, -0.5, 1.5, float("nan")):
+        with pytest.raises(InputError, match="more than 0 and at most 1"):
+            few_labels(train, test, share=share)
+    with pytest.raises(InputError, match="at least 1"):
+        few_labels(train, test, shots=0)
+
+
+def test_logits_of_all_penalties_and_images_are_never_held(monkeypatch):
+    train, test = labelled(700, 0), labelled(300, 1)
+    expected = linear(train, test)
+    held, whole = [], logistic.Solutions.logits
+
+    def counted(self, x):
+        held.append(len(self.biases) * len(x) * self.biases.shape[1])
+        return whole(self, x)
+
+    monkeypatch.setattr(logistic.Solutions, "logits", counted)
+    monkeypatch.setattr(logistic, "CELLS", 64)
+    got = linear(train, test)
+    assert max(held) <= 64
+    assert got.penalty == expected.penalty and got.value == pytest.approx(expected.value, abs=1 / 300)
 
 
 def test_draws_are_fixed_whatever_the_order():
@@ -115,7 +182,9 @@ def test_few_labels():
     assert "5 shots, 5 draws, n=20" in five.protocol and "10 % of labels, 5 draws" in tenth.protocol
     # Student's t of five draws, and the items
     spread = 2.776 * np.std(one.draws, ddof=1) / 5**0.5
-    assert one.interval() == pytest.approx(np.hypot(spread, 1.96 * one.items.std() / 300**0.5), rel=1e-3)
+    p, n = one.value, one.value * (1 - one.value) / (one.items.var() / 300)  # as good as so many independent images
+    low, high = sorted(np.roots([1 + 1.96**2 / n, -2 * p - 1.96**2 / n, p * p]).real)  # Wilson's interval
+    assert one.interval() == pytest.approx(np.hypot(spread, max(p - low, high - p)), rel=1e-3)
     with pytest.raises(InputError, match="either"):
         few_labels(train, test)
 

@@ -114,3 +114,20 @@ def test_parquet_without_images_names_its_columns(tmp_path):
 def test_counting_equals_discovering(tmp_path):
     touch(tmp_path, "a.jpg", "b/c.png", "d.txt")
     assert discover.open_source(tmp_path).count() == len(ids(tmp_path)) == 2
+
+
+def test_the_state_of_a_source_changes_with_its_images(tmp_path):
+    touch(tmp_path / "in", "cat/1.jpg", "dog/2.jpg", "notes.txt")
+    before = discover.state(tmp_path / "in")
+    assert discover.state(str(tmp_path / "in")) == before
+    touch(tmp_path / "in", "more.txt")
+    assert discover.state(tmp_path / "in") == before  # no image
+    os.utime(tmp_path / "in" / "cat" / "1.jpg", ns=(1, 1))
+    changed = discover.state(tmp_path / "in")
+    (tmp_path / "in" / "cat" / "1.jpg").rename(tmp_path / "in" / "dog" / "1.jpg")
+    assert len({before, changed, discover.state(tmp_path / "in")}) == 3
+    pq.write_table(pa.table({"image": [b"x"], "label": [0]}), tmp_path / "t.parquet")
+    table = discover.state(tmp_path / "t.parquet")
+    pq.write_table(pa.table({"image": [b"x"], "label": [10]}), tmp_path / "t.parquet")
+    os.utime(tmp_path / "t.parquet", ns=(1, 1))
+    assert discover.state(tmp_path / "t.parquet") != table
