@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -106,7 +107,7 @@ def run(
                 write_model(out, settings)
             typer.echo(f"{out}: is finished already; next: sslzoo embed PHOTOS -m {out / MODEL}")
         else:
-            record(out / "run.json", begun)
+            record(out / checkpoint.FACTS, begun)
             typer.echo(f"{out}: stopped after 0.0 minutes; next: the same command with --resume")
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -115,8 +116,9 @@ def run(
     facts = start_facts(device, settings, len(train_set)) | {"processes": distributed.world()} | begun
     peak = cost.peak_flops(device, bf16=bool(facts["bf16"])) * distributed.world()
     costs, reports = cost.Cost(stages, peak), []
-    record(out / "run.json", facts | {"flops_per_image": stages[-1][1], "peak_flops": peak})
-    with (out / "log.jsonl").open("a") as log, tqdm(desc=settings.name, bar_format=BAR) as bar:
+    record(out / checkpoint.FACTS, facts | {"flops_per_image": stages[-1][1], "peak_flops": peak})
+    keep_log(out / checkpoint.LOG, first.step)
+    with (out / checkpoint.LOG).open("a", encoding="utf-8") as log, tqdm(desc=settings.name, bar_format=BAR) as bar:
         for p in itertools.chain([first], run):
             reports.append(p)
             line = asdict(p) | {"mfu": costs.mfu(p), "minutes": round((time.monotonic() - began) / 60, 2)}
@@ -133,9 +135,9 @@ def run(
             log.write(json.dumps(line) + "\n")
             log.flush()
     minutes = (time.monotonic() - began) / 60
-    before = json.loads((out / "run.json").read_text()).get("minutes", 0)
+    before = json.loads((out / checkpoint.FACTS).read_text()).get("minutes", 0)
     per_epoch = len(train_set) // settings.batch_size * settings.batch_size
-    record(out / "run.json", {"minutes": round(minutes + before, 1)} | costs.summary(reports, per_epoch, device))
+    record(out / checkpoint.FACTS, {"minutes": round(minutes + before, 1)} | costs.summary(reports, per_epoch, device))
     distributed.end()
     write_model(out, settings)
     done, then = "stopped", f"; next: the same command with --resume, or sslzoo embed PHOTOS -m {out / MODEL}"
@@ -227,6 +229,15 @@ def publish(
         export(source, folder, name, license, trained_on, data_terms, score, shard_size)
     for line in publishing.publish(folder, repo or f"{namespace}/{folder.name}", private=private, dry_run=dry_run):
         typer.echo(line)
+
+
+def keep_log(log: Path, step: int) -> None:
+    """Leaves the lines of an earlier start up to a step: what it did after its checkpoint is done, and logged, again."""
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+        with contextlib.suppress(ValueError):  # a line that a kill cut off
+            kept += [line + "\n"] if json.loads(line)["step"] < step else []
+    log.write_text("".join(kept), encoding="utf-8")
 
 
 def write_model(out: Path, settings: recipe.Recipe) -> None:

@@ -85,6 +85,28 @@ def test_files_that_cannot_be_read_are_listed_in_the_run_folder(run, photos, tmp
     assert logs[0] == logs[1]
 
 
+def test_what_a_diverged_run_left_is_replaced(run, photos, tmp_path):
+    go = ("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL)
+    code, _, err = run(*go, "--set", "lr_per_256=1e30")
+    assert code == 1 and "; see r/diverged.json; try --set lr_per_256=" in err
+    report = json.loads((tmp_path / "r" / "diverged.json").read_text())
+    assert set(report["images of that step"]) < {
+        path.relative_to(photos).as_posix() for path in photos.rglob("*") if path.is_file()
+    }
+    (tmp_path / "r" / "log.jsonl").write_text('{"step": 1, "loss": NaN}\n')  # as it leaves one that got further
+    assert run(*go)[0] in (0, None)
+    lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    assert not (tmp_path / "r" / "diverged.json").exists()
+
+
+def test_a_resumed_log_holds_each_step_once(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 3}\n{"step": 6}\n{"step": 9}\n{"ste')
+    cli.keep_log(log, 6)
+    assert log.read_text() == '{"step": 3}\n'
+
+
 def test_the_exported_backbone_is_the_trained_one(run, photos, tmp_path):
     import torch
 

@@ -61,6 +61,7 @@ def load(
     room = limit or (1024 if rows is None else len(rows))
     images = torch.empty((room, 3, size, size), dtype=torch.uint8)
     labels: list[str | int | None] = []
+    names: list[str] = []
     failures: list[tuple[str, str]] = []
     with tqdm(desc=f"reading {path}", unit="img", disable=quiet or None) as bar:
         for item, result in read(items, Preprocess(resize=size, size=size)):
@@ -72,11 +73,12 @@ def load(
                 images = torch.cat([images, torch.empty_like(images)])
             images.numpy()[len(labels)] = result[0].transpose(2, 0, 1)
             labels.append(item.label)
+            names.append(item.id)
             if limit is not None and len(labels) >= limit:
                 break
     if not labels:
         raise InputError(f"no readable image in {path}; name a folder of images or Parquet files with an image column")
-    return ImageSet(images[: len(labels)], labels, failures)
+    return ImageSet(images[: len(labels)], labels, failures, names)
 
 
 def splits(path: str) -> tuple[discover.Source, discover.Source | None]:

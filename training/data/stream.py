@@ -63,6 +63,10 @@ class Stream:
         """The numbers of the rows that can't be decoded, in the order of `failures`."""
         return sorted(set(range(len(self.rows))) - set(self.kept.tolist()))
 
+    def name(self, row: int) -> str:
+        """What an image is called where it comes from."""
+        return self.rows.item(int(self.kept[row])).id
+
     def order(self, generator: torch.Generator) -> Tensor:
         """The order of an epoch: the permutation that an ImageSet takes, brought together by the rows' windows."""
         order = torch.randperm(len(self), generator=generator)
