@@ -64,6 +64,9 @@ def run(
     """Train an encoder without labels. Ctrl-C, SIGTERM and --max-minutes leave a checkpoint for --resume.
 
     The run folder's `model` is the encoder so far. Under torchrun each process takes a part of every batch.
+
+    Exit codes: 0 finished, 1 failed, 2 usage, 3 finished but some images were left out, 75 stopped before the end.
+    Under torchrun, which takes any other code for a crash, a stop is 0 too.
     """
     device = str(pick_device(device))
     settings = recipe.load(name, overrides or [])
@@ -83,9 +86,10 @@ def run(
     begun = {} if resumed else initial_facts(start)
     run = engine.train(method, train_set, settings, out=out, resume=resume, device=device, stop=stop)
     steps = settings.steps(len(train_set))
+    alone, told = distributed.world() == 1, 0
     if distributed.rank():  # one process writes, logs and judges for all
         for _ in run:
-            pass
+            told = tell_lost(train_set, told)
         distributed.end()
         return
     # nothing is written before the loop has accepted recipe, images and checkpoint
@@ -109,6 +113,7 @@ def run(
         else:
             record(out / checkpoint.FACTS, begun)
             typer.echo(f"{out}: stopped after 0.0 minutes; next: the same command with --resume")
+            raise typer.Exit(checkpoint.UNFINISHED if alone else 0)
         return
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.toml").write_text(settings.to_toml(), encoding="utf-8")
@@ -134,6 +139,8 @@ def run(
                     tqdm.write(f"the outputs have collapsed (std {p.std:.2f}, healthy: about 1); {LOWER}", sys.stderr)
             log.write(json.dumps(line) + "\n")
             log.flush()
+            if told != (told := tell_lost(train_set, told)):
+                record(out / IMAGES, data.summary(train_set))
     minutes = (time.monotonic() - began) / 60
     before = json.loads((out / checkpoint.FACTS).read_text()).get("minutes", 0)
     per_epoch = len(train_set) // settings.batch_size * settings.batch_size
@@ -144,6 +151,10 @@ def run(
     if reports[-1].done:
         done, then = "finished", f"; next: sslzoo embed PHOTOS -m {out / MODEL}"
     typer.echo(f"{out}: {done} after {minutes:.1f} minutes{then}")
+    if alone and not reports[-1].done:
+        raise typer.Exit(checkpoint.UNFINISHED)
+    if alone and (train_set.failures or told):
+        raise typer.Exit(checkpoint.LEFT_OUT)
 
 
 Name = Annotated[str, typer.Option(help="The encoder's name; by default METHOD-BACKBONE.FOLDER.")]
@@ -229,6 +240,15 @@ def publish(
         export(source, folder, name, license, trained_on, data_terms, score, shard_size)
     for line in publishing.publish(folder, repo or f"{namespace}/{folder.name}", private=private, dry_run=dry_run):
         typer.echo(line)
+
+
+def tell_lost(images: data.Images, told: int) -> int:
+    """Says which files have gone since so many were told, and how many there are now."""
+    lost = list(images.lost.values()) if isinstance(images, data.Stream) else []
+    for name, reason in lost[told:]:
+        message = f"lost {name}: {reason}; another image of its batch is taken twice in its place"
+        tqdm.write(message, file=sys.stderr)
+    return len(lost)
 
 
 def keep_log(log: Path, step: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -48,18 +49,9 @@ class View:
             raise InputError(f"interpolation is {self.interpolation!r}; use bilinear or bicubic")
 
 
-def make_view(images: Tensor, view: View, size: int, generator: torch.Generator) -> Tensor:
-    """One random view of each image: uint8 `[n, 3, h, w]` to float32 `[n, 3, size, size]` in [0, 1]."""
-    n, _, height, width = images.shape
-    top, left, crop_h, crop_w = random_crop_boxes(n, height, width, view.scale, view.ratio, generator)
-    flip = _chance(n, view.flip, generator)
-    bicubic = view.interpolation == "bicubic"
-    rows = resize_matrix(top, crop_h, size, height, bicubic=bicubic)
-    columns = resize_matrix(left, crop_w, size, width, bicubic=bicubic)
-    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    x = crop_resize(images, rows, columns)
-    if bicubic:
-        x = x.clamp_(0, 1)  # the cubic overshoots at edges
+def make_view(images: Tensor | Sequence[Tensor], view: View, size: int, generator: torch.Generator) -> Tensor:
+    """One random view of each image: uint8 `[n, 3, h, w]`, or n of any size, to float32 `[n, 3, size, size]` in [0, 1]."""
+    x, n = crop(images, view, size, generator), len(images)
     if view.jitter_p and any(view.jitter):
         x = color_jitter(x, view.jitter, view.jitter_p, generator)
     if view.grey_p:
@@ -72,6 +64,31 @@ def make_view(images: Tensor, view: View, size: int, generator: torch.Generator)
         solarize = _chance(n, view.solarize_p, generator)[:, None, None, None] & (x >= 0.5)
         x = torch.where(solarize, 1 - x, x)
     return x
+
+
+def crop(images: Tensor | Sequence[Tensor], view: View, size: int, generator: torch.Generator) -> Tensor:
+    """A random part of each image, resized and flipped by chance: float32 `[n, 3, size, size]` in [0, 1].
+
+    Of images `[3, h, w]` that differ in size, those that don't are taken together.
+    """
+    if not isinstance(images, Tensor):
+        alike: dict[torch.Size, list[int]] = {}
+        for i, image in enumerate(images):
+            alike.setdefault(image.shape, []).append(i)
+        parts: dict[int, Tensor] = {}
+        for rows in alike.values():
+            cropped = crop(torch.stack([images[i] for i in rows]), view, size, generator)
+            parts |= dict(zip(rows, cropped, strict=True))
+        return torch.stack([parts[i] for i in range(len(images))])
+    n, _, height, width = images.shape
+    top, left, crop_h, crop_w = random_crop_boxes(n, height, width, view.scale, view.ratio, generator)
+    flip = _chance(n, view.flip, generator)
+    bicubic = view.interpolation == "bicubic"
+    down = resize_matrix(top, crop_h, size, height, bicubic=bicubic)
+    across = resize_matrix(left, crop_w, size, width, bicubic=bicubic)
+    across = torch.where(flip[:, None, None], across.flip(1), across)
+    x = crop_resize(images, down, across)
+    return x.clamp_(0, 1) if bicubic else x  # the cubic overshoots at edges
 
 
 def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A run's checkpoint: everything needed to go on, and a report of what went wrong when the loss is not a number."""
+"""A run's folder: the checkpoint with everything needed to go on, and a report of what went wrong when it diverged."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ FILE = "checkpoint.pt"
 DUMP = "diverged.json"
 LOG = "log.jsonl"
 FACTS = "run.json"
+
+LEFT_OUT = 3  # the exit code of a finished run without some of its images, as `sslzoo embed` has it
+UNFINISHED = 75  # the exit code of what was stopped and can go on: EX_TEMPFAIL of sysexits.h, try again
 
 
 def save(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, images: int) -> None:

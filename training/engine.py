@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,7 +214,7 @@ def _dump(
 ) -> Path:
     """Writes what was not finite at a step, and on which images; the views of the first process are made again."""
     epoch, position = divmod(step, len(images) // recipe.batch_size)
-    batch = images.order(generator(recipe.seed, 0, epoch)).split(recipe.batch_size)[position]
+    batch = torch.split(images.order(generator(recipe.seed, 0, epoch)), recipe.batch_size)[position]
     noise, parts = generator(recipe.seed, 1, step, device=device), distributed.world() * recipe.accumulate
     with contextlib.closing(images.batches([batch.chunk(parts)[0]], device)) as feed:
         views = make_views(next(feed), recipe, step / recipe.steps(len(images)), noise)
@@ -234,7 +234,9 @@ def rows_from(step: int, steps: int, images: Images, recipe: Recipe) -> Iterator
         yield from rows.chunk(world * recipe.accumulate)[mine]
 
 
-def make_views(images: Tensor, recipe: Recipe, progress: float, noise: torch.Generator) -> list[Tensor]:
+def make_views(
+    images: Tensor | Sequence[Tensor], recipe: Recipe, progress: float, noise: torch.Generator
+) -> list[Tensor]:
     """The normalised views of a batch, in the recipe's order."""
     views = []
     for view in recipe.views:

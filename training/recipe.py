@@ -28,8 +28,11 @@ KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
 class Recipe:
     """The hyper-parameters of one run.
 
-    `lr_per_256` is scaled linearly with the batch (Goyal et al., arXiv:1706.02677). `store_size` is the side in px at
-    which the data set is kept in memory. `progressive` lists (from which share of the run, factor of the views' size).
+    `lr_per_256` is scaled linearly with the batch (Goyal et al., arXiv:1706.02677). `store_size` is the side in px of
+    the centre squares that the images are kept as; where `square` is false they are whole, scaled down where the short side
+    is longer, and streamed. The encoder takes its images at `test_size` px (0: the first view's), the centre of one whose
+    short side is `test_resize` px (0: as much), resampled as the first view is. `progressive` lists (from which share of
+    the run, factor of the views' size).
     `precision` is "auto" (bf16 where the processor computes it natively), "bf16" or "fp32". `method_options` are the
     keyword arguments of the method's class. `optimizer` is "sgd", "lars" or "adamw". The rate warms up from `start_lr`
     and follows half a cosine down to `final_lr`, or is divided by ten at each share of the run in `lr_steps`.
@@ -66,6 +69,8 @@ class Recipe:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     test_size: int = 0
+    test_resize: int = 0
+    square: bool = True
     precision: str = "auto"
     storage: str = "auto"
     decode: str = "cpu"
@@ -112,7 +117,7 @@ class Recipe:
     def preprocess(self) -> Preprocess:
         """How the encoder takes its images once it is trained."""
         size = self.test_size or self.views[0].size
-        return Preprocess(resize=size, size=size, mean=self.mean, std=self.std)
+        return Preprocess(self.test_resize or size, size, self.views[0].interpolation, self.mean, self.std)
 
     @property
     def learning_rate(self) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
+from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as TF
 
 from training import augment, engine, recipe
@@ -257,6 +257,30 @@ def test_multi_crop_gives_the_full_views_first_and_small_ones_of_small_parts():
     # the square root of the area's share of 256 px, less what resampling takes at the ends
     assert all(0.14**0.5 * 256 - 4 < span < 256 for view in spans[:2] for span in view.tolist())
     assert all(0.05**0.5 * 256 - 4 < span < 0.14**0.5 * 256 + 4 for view in spans[2:] for span in view.tolist())
+
+
+def test_crops_of_whole_pictures_follow_torchvision_and_reach_their_ends():
+    """Of a wide picture of which each column has its own grey, the ends lie outside of the centre square."""
+    view = View(count=1, size=8, scale=(0.2, 1.0), jitter_p=0.0, grey_p=0.0, flip=0.0)
+    wide = (torch.arange(120, dtype=torch.uint8) * 2).expand(3, 40, 120)
+    tall = wide.permute(0, 2, 1)
+    out = augment.make_view([wide, tall] * 1000, view, 8, generator()) * 255 / 2
+    torch.manual_seed(0)
+    boxes = torch.tensor([RandomResizedCrop.get_params(wide, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
+    centre = (boxes[:, 1] + (boxes[:, 3] - 1) / 2).float()
+    for ours in (
+        out[0::2, 0].mean(1),
+        out[1::2, 0].mean(2),
+    ):  # [1000, 8], along the long side; a tall picture's is alike
+        assert abs(ours.mean().item() - centre.mean().item()) < 4 * (centre.std() / 1000**0.5).item()
+        assert ours.mean(1).std().item() == pytest.approx(centre.std().item(), rel=0.1)
+        assert ours.min() < 10 and ours.max() > 109
+
+
+def test_pictures_of_one_size_are_cropped_as_a_batch():
+    images = torch.randint(0, 256, (6, 3, 20, 28), dtype=torch.uint8, generator=generator(1))
+    one = augment.make_view(images, View(size=16), 16, generator(2))
+    assert torch.equal(augment.make_view(list(images), View(size=16), 16, generator(2)), one)
 
 
 def test_views_are_normalised_by_the_recipes_mean_and_deviation():

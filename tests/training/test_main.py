@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +84,15 @@ def test_files_that_cannot_be_read_are_listed_in_the_run_folder(run, photos, tmp
         lines = [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()]
         logs.append([line["loss"] for line in lines])
     assert logs[0] == logs[1]
+
+
+def test_whole_pictures_train_an_encoder_that_takes_the_centre(run, photos):
+    whole = [word for change in ("square=false", "test_size=24", "test_resize=32") for word in ("--set", change)]
+    code, _, err = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, *whole, "--set", "epochs=1")
+    assert code in (0, None), err
+    assert json.loads(Path("r/images.json").read_text())["storage"] == "stream"
+    preprocess = sslzoo.load("./r/model", device="cpu").spec.preprocess
+    assert (preprocess.resize, preprocess.size) == (32, 24)
 
 
 def test_what_a_diverged_run_left_is_replaced(run, photos, tmp_path):

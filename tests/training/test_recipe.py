@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from sslzoo import registry
 from sslzoo.errors import InputError
 from training import engine, recipe
 from training.methods import METHODS
@@ -39,6 +40,17 @@ def test_swav_with_small_batches_as_its_authors_ran_it():
     assert (options["queue"], options["prototypes"], options["epsilon"]) == (3840, 3000, 0.05)
     assert options["queue_from"] * small.epochs == pytest.approx(15)
     assert options["freeze_until"] * small.epochs * (1_281_167 // 256) == pytest.approx(5005, abs=2)
+
+
+@pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("*.in1k_*.toml")), ids=lambda p: p.stem)
+def test_imagenet_is_cropped_from_whole_pictures_and_judged_as_its_authors_do(path):
+    settings = recipe.load(path.stem)
+    method = path.stem.partition("-")[0]
+    theirs = registry.resolve(f"{method}-r50").preprocess
+    ours = settings.preprocess
+    assert not settings.square
+    assert (ours.resize, ours.size, ours.interpolation) == (theirs.resize, theirs.size, theirs.interpolation)
+    assert (ours.resize, ours.size) == (256, 224)
 
 
 def test_mocos_statistics_are_never_taken_over_all_processes():
