@@ -139,8 +139,9 @@ def run(
                     tqdm.write(f"the outputs have collapsed (std {p.std:.2f}, healthy: about 1); {LOWER}", sys.stderr)
             log.write(json.dumps(line) + "\n")
             log.flush()
-            if told != (told := tell_lost(train_set, told)):
+            if (lost := tell_lost(train_set, told)) > told:
                 record(out / IMAGES, data.summary(train_set))
+                told = lost
     minutes = (time.monotonic() - began) / 60
     before = json.loads((out / checkpoint.FACTS).read_text()).get("minutes", 0)
     per_epoch = len(train_set) // settings.batch_size * settings.batch_size
