@@ -27,7 +27,8 @@ class View:
     """How one kind of view is made; the fields are torchvision's parameters of the same transforms.
 
     `count` views are made of each image, `size` px wide. `jitter` is (brightness, contrast, saturation, hue);
-    `blur_kernel` is the kernel's share of the side (SimCLR: a tenth).
+    `blur_kernel` is the kernel's share of the side: a tenth with SimCLR, and with BYOL, whose 23 px at 224 are as many; 0 is
+    PIL's blur, which no kernel cuts off (the authors' code of MoCo, SimSiam and SwAV).
     """
 
     count: int = 2
@@ -58,7 +59,7 @@ def make_view(images: Tensor | Sequence[Tensor], view: View, size: int, generato
         x = torch.where(_chance(n, view.grey_p, generator)[:, None, None, None], grey(x), x)
     if view.blur_p:
         sigma = _uniform(n, *view.blur_sigma, generator)
-        blurred = gaussian_blur(x, sigma, view.blur_kernel)
+        blurred = gaussian_blur(x, sigma, blur_radius(view, size))
         x = torch.where(_chance(n, view.blur_p, generator)[:, None, None, None], blurred, x)
     if view.solarize_p:
         solarize = _chance(n, view.solarize_p, generator)[:, None, None, None] & (x >= 0.5)
@@ -229,10 +230,16 @@ def rotate_hue(x: Tensor, turn: Tensor) -> Tensor:
     return torch.stack(channels, 1)
 
 
-def gaussian_blur(x: Tensor, sigma: Tensor, kernel: float) -> Tensor:
-    """Blurs each image by its own `sigma` `[n]`, with an odd kernel of about `kernel` times the side and mirrored borders."""
+def blur_radius(view: View, side: int) -> int:
+    """How many px the blur's kernel reaches to each side of its centre: by the view's share, or four sigma at most."""
+    if view.blur_kernel:
+        return max(1, int(view.blur_kernel * side) // 2)
+    return min(side - 1, math.ceil(4 * view.blur_sigma[1]))  # mirrored borders give no more
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Blurs each image by its own `sigma` `[n]`, with a kernel of `radius` px to each side and mirrored borders."""
     side = x.shape[-1]
-    radius = max(1, int(kernel * side) // 2)
     offsets = torch.arange(-radius, radius + 1, device=x.device)
     weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     weights = weights / weights.sum(1, keepdim=True)  # [n, 2r+1]

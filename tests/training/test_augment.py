@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as TF
 
@@ -85,8 +85,27 @@ def test_hue_equals_torchvision(turn):
 @pytest.mark.parametrize("sigma", [0.1, 0.9, 2.0])
 def test_blur_equals_torchvision(photo, sigma):
     x = photo[None, :, :60, :60].float() / 255
-    ours = augment.gaussian_blur(x, torch.tensor([sigma]), 0.1)
+    ours = augment.gaussian_blur(x, torch.tensor([sigma]), augment.blur_radius(View(), 60))
     torch.testing.assert_close(ours, TF.gaussian_blur(x, [7, 7], [sigma, sigma]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "crop"), [("mocov2", 0), ("simsiam", 0), ("swav", 0), ("swav", 1)])
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 2.0])
+def test_the_blur_of_moco_simsiam_and_swav_is_pils(name, crop, sigma):
+    """A kernel of a tenth of the side would cut it off at two sigma in SwAV's small crops (5 grey levels off at 64 px)."""
+    view = recipe.load(f"{name}-r50.in1k_800ep").views[crop]
+    coarse = np.random.default_rng(0).integers(0, 256, (view.size // 4, view.size // 4, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((view.size, view.size), Image.Resampling.BICUBIC)
+    x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float()
+    ours = augment.gaussian_blur(x, torch.tensor([sigma]), augment.blur_radius(view, view.size))
+    pil = np.asarray(image.filter(ImageFilter.GaussianBlur(sigma))).transpose(2, 0, 1)
+    inside = np.abs(ours[0].numpy() - pil)[:, 8:-8, 8:-8]  # PIL repeats the border, torchvision mirrors it
+    assert inside.mean() < 0.8 and inside.max() < 4  # three box blurs are a Gaussian to within this
+
+
+def test_simclrs_and_byols_blur_at_224_px_has_a_kernel_of_23():
+    for name in ("simclr", "byol"):
+        assert {augment.blur_radius(v, v.size) for v in recipe.load(f"{name}-r50.in1k_1000ep").views} == {11}
 
 
 def test_every_order_of_the_jitter_is_equally_likely():
