@@ -274,23 +274,11 @@ def write_model(out: Path, settings: recipe.Recipe) -> None:
 def initial_weights(encoder: Encoder, settings: recipe.Recipe) -> dict[str, torch.Tensor]:
     """The backbone's weights; raises InputError where training would compute something else with them."""
     spec = encoder.spec
-    theirs, ours = (spec.backbone, spec.geometry.stem), (settings.backbone, settings.stem)
-    if theirs != ours:
-        raise InputError(
-            f"{spec.name} is a {theirs[0]} with the {theirs[1]} stem and the recipe trains a {ours[0]} with the {ours[1]} stem;"
-            f" add --set backbone={theirs[0]} --set stem={theirs[1]}"
-        )
-    if spec.geometry != settings.geometry:
-        raise InputError(
-            f"{spec.name} has padding {spec.geometry.padding!r} and BN's epsilon {spec.geometry.bn_eps:g}, where training has"
-            f" {settings.geometry.padding!r} and {settings.geometry.bn_eps:g}; choose another for --init: sslzoo models"
-        )
-    prep = spec.preprocess
-    if (prep.mean, prep.std) != (settings.mean, settings.std):
-        raise InputError(
-            f"{spec.name} takes pixels with another mean and standard deviation; add --set mean={list(prep.mean)}"
-            f" --set std={list(prep.std)}"
-        )
+    numbers = {"mean": list(spec.preprocess.mean), "std": list(spec.preprocess.std)}
+    theirs = {"backbone": spec.backbone} | asdict(spec.geometry) | numbers
+    ours = json.loads(json.dumps(settings.to_dict()))  # lists, as a recipe has them
+    if wanted := [f"--set '{key}={value}'" for key, value in theirs.items() if ours[key] != value]:
+        raise InputError(f"the recipe does not compute as {spec.name} does; add {' '.join(wanted)}")
     return encoder.backbone.state_dict()
 
 

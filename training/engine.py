@@ -7,6 +7,7 @@ needs no generator state, and a resumed run repeats an unbroken one bit for bit 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,7 +61,8 @@ def build(recipe: Recipe, weights: Mapping[str, Tensor] | None = None) -> Method
         raise InputError(f"unknown method {recipe.method!r}; there are: {', '.join(METHODS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        backbone = backbones.build(recipe.backbone, stem=recipe.stem, zero_init_residual=recipe.zero_init_residual)
+        geometry = dataclasses.asdict(recipe.geometry)
+        backbone = backbones.build(recipe.backbone, **geometry, zero_init_residual=recipe.zero_init_residual)
         if weights is not None:
             backbone.load_state_dict(weights)
         small_maps.use(backbone)

@@ -167,15 +167,21 @@ def test_starting_from_an_encoder(run, photos, model_folder, tmp_path):
     start = sslzoo.load(f"local-dir:{model_folder}", device="cpu").backbone.state_dict()
     torch.testing.assert_close(state["backbone.conv1.weight"], start["conv1.weight"])
     code, _, err = run(*go, f"local-dir:{model_folder}", "--set", "stem=cifar", "-o", "other")
-    assert code == 1 and "--set stem=imagenet" in err
+    assert code == 1 and err.endswith("add --set 'stem=imagenet'\n")
     code, _, err = run(*go, f"local-dir:{model_folder}", "--set", "mean=[0.5, 0.5, 0.5]", "-o", "other")
-    assert code == 1 and "--set mean=[0.485, 0.456, 0.406]" in err
+    assert code == 1 and "--set 'mean=[0.485, 0.456, 0.406]'" in err
     padded = shutil.copytree(model_folder, tmp_path / "padded")
     config = json.loads((padded / "config.json").read_text())
-    config["geometry"]["padding"] = "same"
+    config["geometry"] = {"stem": "imagenet", "padding": "same", "bn_eps": 0.001}
     (padded / "config.json").write_text(json.dumps(config))
     code, _, err = run(*go, f"local-dir:{padded}", "-o", "other")
-    assert code == 1 and "padding 'same'" in err
+    assert code == 1 and err.endswith("add --set 'padding=same' --set 'bn_eps=0.001'\n")
+    code, _, err = run(
+        *go, f"local-dir:{padded}", "-o", "other", "--set", "padding=same", "--set", "bn_eps=0.001", "--set", "epochs=1"
+    )
+    assert code in (0, None), err
+    made = sslzoo.load("./other/model", device="cpu")
+    assert (made.spec.geometry.padding, made.spec.geometry.bn_eps, made.backbone.bn1.eps) == ("same", 0.001, 0.001)
 
 
 def test_what_a_run_began_from_is_told_by_what_it_made(run, photos, model_folder, tmp_path):

@@ -66,9 +66,9 @@ def test_plain_values_round_trip(tiny):
 def test_overrides_take_tomls_syntax():
     name = next(recipe.RECIPES.glob("*.toml")).stem
     changed = recipe.load(
-        name, ["epochs=3", "precision=fp32", "method_options.temperature=0.5", "views.0.scale=[0.1, 0.9]"]
+        name, ["epochs=30", "precision=fp32", "method_options.temperature=0.5", "views.0.scale=[0.1, 0.9]"]
     )
-    assert (changed.epochs, changed.precision, changed.method_options["temperature"]) == (3, "fp32", 0.5)
+    assert (changed.epochs, changed.precision, changed.method_options["temperature"]) == (30, "fp32", 0.5)
     assert changed.views[0].scale == (0.1, 0.9)
 
 
@@ -90,6 +90,8 @@ def test_overrides_take_tomls_syntax():
         ("stem=foo", "stem is 'foo'"),
         ("test_size=-5", "size=-5"),
         ("lr_per_256=-1", "0 or more"),
+        ("warmup_epochs=1e6", "would never reach its peak"),
+        ("warmup_epochs=-1", "--set warmup_epochs="),
     ],
 )
 def test_wrong_overrides(override, message):
@@ -140,4 +142,4 @@ def test_the_rate_grows_with_the_batch(tiny):
 def test_a_run_may_have_a_fraction_of_an_epoch():
     settings = recipe.load("simclr-r18.tin_cpu_1h", ["epochs=2.5"])  # of batches of 128
     assert settings.steps(1300) == 25
-    assert recipe.load("simclr-r18.tin_cpu_1h", ["epochs=0.001"]).steps(1300) == 1
+    assert recipe.load("simclr-r18.tin_cpu_1h", ["epochs=0.001", "warmup_epochs=0"]).steps(1300) == 1

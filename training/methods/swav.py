@@ -40,7 +40,8 @@ class SwAV(Method):
     """The first two views are assigned to prototypes, every view predicts them.
 
     `queue` older embeddings per process join the assignment from `queue_from` on, once there are as many, for batches
-    smaller than a few times the number of prototypes (section 4.3). Until `freeze_until` the prototypes don't learn. Both are shares of the run.
+    smaller than a few times the number of prototypes (section 4.3). Until `freeze_until` the prototypes don't learn. Both
+    are shares of the run.
     """
 
     paper = "arXiv:2006.09882"
