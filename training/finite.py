@@ -16,15 +16,15 @@ class Watch:
     """
 
     def __init__(self, method: nn.Module, steps: int, device: str) -> None:
-        self.norms = {
+        norms = {
             name: [b for b in layer.buffers(recurse=False) if b.is_floating_point()]
             for name, layer in method.named_modules()
             if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None
         }
-        self.statistics = [buffer for buffers in self.norms.values() for buffer in buffers]
+        self.statistics = [buffer for buffers in norms.values() for buffer in buffers]
         trained = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
         self.parameters = dict(reversed(trained))
-        self.names = [f"what enters {name} (or its running statistics)" for name, b in self.norms.items() for _ in b]
+        self.names = [f"what enters {name} (or its running statistics)" for name, b in norms.items() for _ in b]
         self.names += ["the outputs", "the loss", *(f"the gradient of {name} (its norm)" for name in self.parameters)]
         self.first = torch.full((len(self.names),), steps, device=device)
 
@@ -34,7 +34,7 @@ class Watch:
         gradients = [p.detach() if p.grad is None else p.grad for p in self.parameters.values()]
         # the largest magnitude of the few numbers of BN, and the 2-norm of the rest, which takes a tenth of the time
         sizes = [*torch._foreach_norm(self.statistics, math.inf)] if self.statistics else []
-        sizes += torch._foreach_norm([outputs, loss, *gradients])
+        sizes += [outputs.norm(), loss.norm(), *torch._foreach_norm(gradients)]
         good = torch.stack([size.float() for size in sizes]).isfinite()
         self.first = torch.where(good, self.first, self.first.clamp_max(step))
 
@@ -45,6 +45,5 @@ class Watch:
     def found(self, step: int) -> list[str]:
         """What was first not finite at this step, in order: the first of them is where it began."""
         firsts = zip(self.names, self.first.tolist(), strict=True)
-        return list(
-            dict.fromkeys(name for name, first in firsts if first == step)
-        )  # BN has two statistics and one name
+        # BN has two statistics of one name
+        return list(dict.fromkeys(name for name, first in firsts if first == step))

@@ -85,8 +85,8 @@ class Recipe:
             raise InputError(f"epochs is {self.epochs}; give how often each image is seen, for example --set epochs=10")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise InputError(
-                f"warmup_epochs is {self.warmup_epochs:g}; it must be 0 or more and less than the run's {self.epochs:g} epochs, or"
-                f" the rate would never reach its peak; add --set warmup_epochs={self.epochs / 10:.2g}, or 0"
+                f"warmup_epochs is {self.warmup_epochs:g}; it must be 0 or more and less than the run's {self.epochs:g} epochs,"
+                f" or the rate would never reach its peak; add --set warmup_epochs={self.epochs / 10:.2g}, or 0"
             )
         if self.precision not in ("auto", "bf16", "fp32"):
             raise InputError(f"precision is {self.precision!r}; use auto, bf16 or fp32")
