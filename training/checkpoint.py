@@ -76,7 +76,8 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
         )
     if state["images"] != images:
         raise InputError(
-            f"{path} was made on {state['images']} images and there are {images} now; choose another --output"
+            f"{path} was made on {state['images']} images and there are {images} now; restore them, or choose"
+            " another --output"
         )
     try:
         method.load_state_dict(state["method"])

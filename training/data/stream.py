@@ -24,6 +24,7 @@ from training.data.rows import Rows, spread
 from training.data.whole import whole
 
 AHEAD = 4  # batches that are decoded before they are asked for
+AHEAD_WHOLE = 1  # of whole pictures, which are several times as large
 
 
 class Stream:
@@ -134,7 +135,8 @@ class Stream:
                 lengths.append(len(numbers))
                 yield from self.kept[numbers].tolist()
 
-        with contextlib.closing(ordered(work, rows(), workers=processors(), ahead=AHEAD * len(first))) as results:
+        ahead = (AHEAD_WHOLE if work == self._whole else AHEAD) * len(first)
+        with contextlib.closing(ordered(work, rows(), workers=processors(), ahead=ahead)) as results:
             for result in results:
                 yield self._filled([result, *itertools.islice(results, lengths.popleft() - 1)])
 
