@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -63,6 +64,9 @@ def run(
     """Train an encoder without labels. Ctrl-C, SIGTERM and --max-minutes leave a checkpoint for --resume.
 
     The run folder's `model` is the encoder so far. Under torchrun each process takes a part of every batch.
+
+    Exit codes: 0 finished, 1 failed, 2 usage, 3 finished but some images were left out, 75 stopped before the end.
+    Under torchrun, which takes any other code for a crash, a stop is 0 too.
     """
     device = str(pick_device(device))
     settings = recipe.load(name, overrides or [])
@@ -82,9 +86,10 @@ def run(
     begun = {} if resumed else initial_facts(start)
     run = engine.train(method, train_set, settings, out=out, resume=resume, device=device, stop=stop)
     steps = settings.steps(len(train_set))
+    alone, told = distributed.world() == 1, 0
     if distributed.rank():  # one process writes, logs and judges for all
         for _ in run:
-            pass
+            told = tell_lost(train_set, told)
         distributed.end()
         return
     # nothing is written before the loop has accepted recipe, images and checkpoint
@@ -106,8 +111,9 @@ def run(
                 write_model(out, settings)
             typer.echo(f"{out}: is finished already; next: sslzoo embed PHOTOS -m {out / MODEL}")
         else:
-            record(out / "run.json", begun)
+            record(out / checkpoint.FACTS, begun)
             typer.echo(f"{out}: stopped after 0.0 minutes; next: the same command with --resume")
+            raise typer.Exit(checkpoint.UNFINISHED if alone else 0)
         return
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.toml").write_text(settings.to_toml(), encoding="utf-8")
@@ -115,8 +121,9 @@ def run(
     facts = start_facts(device, settings, len(train_set)) | {"processes": distributed.world()} | begun
     peak = cost.peak_flops(device, bf16=bool(facts["bf16"])) * distributed.world()
     costs, reports = cost.Cost(stages, peak), []
-    record(out / "run.json", facts | {"flops_per_image": stages[-1][1], "peak_flops": peak})
-    with (out / "log.jsonl").open("a") as log, tqdm(desc=settings.name, bar_format=BAR) as bar:
+    record(out / checkpoint.FACTS, facts | {"flops_per_image": stages[-1][1], "peak_flops": peak})
+    keep_log(out / checkpoint.LOG, first.step)
+    with (out / checkpoint.LOG).open("a", encoding="utf-8") as log, tqdm(desc=settings.name, bar_format=BAR) as bar:
         for p in itertools.chain([first], run):
             reports.append(p)
             line = asdict(p) | {"mfu": costs.mfu(p), "minutes": round((time.monotonic() - began) / 60, 2)}
@@ -132,16 +139,23 @@ def run(
                     tqdm.write(f"the outputs have collapsed (std {p.std:.2f}, healthy: about 1); {LOWER}", sys.stderr)
             log.write(json.dumps(line) + "\n")
             log.flush()
+            if (lost := tell_lost(train_set, told)) > told:
+                record(out / IMAGES, data.summary(train_set))
+                told = lost
     minutes = (time.monotonic() - began) / 60
-    before = json.loads((out / "run.json").read_text()).get("minutes", 0)
+    before = json.loads((out / checkpoint.FACTS).read_text()).get("minutes", 0)
     per_epoch = len(train_set) // settings.batch_size * settings.batch_size
-    record(out / "run.json", {"minutes": round(minutes + before, 1)} | costs.summary(reports, per_epoch, device))
+    record(out / checkpoint.FACTS, {"minutes": round(minutes + before, 1)} | costs.summary(reports, per_epoch, device))
     distributed.end()
     write_model(out, settings)
     done, then = "stopped", f"; next: the same command with --resume, or sslzoo embed PHOTOS -m {out / MODEL}"
     if reports[-1].done:
         done, then = "finished", f"; next: sslzoo embed PHOTOS -m {out / MODEL}"
     typer.echo(f"{out}: {done} after {minutes:.1f} minutes{then}")
+    if alone and not reports[-1].done:
+        raise typer.Exit(checkpoint.UNFINISHED)
+    if alone and (train_set.failures or told):
+        raise typer.Exit(checkpoint.LEFT_OUT)
 
 
 Name = Annotated[str, typer.Option(help="The encoder's name; by default METHOD-BACKBONE.FOLDER.")]
@@ -229,6 +243,24 @@ def publish(
         typer.echo(line)
 
 
+def tell_lost(images: data.Images, told: int) -> int:
+    """Says which files have gone since so many were told, and how many there are now."""
+    lost = list(images.lost.values()) if isinstance(images, data.Stream) else []
+    for name, reason in lost[told:]:
+        message = f"lost {name}: {reason}; another image of its batch is taken twice in its place"
+        tqdm.write(message, file=sys.stderr)
+    return len(lost)
+
+
+def keep_log(log: Path, step: int) -> None:
+    """Leaves the lines of an earlier start up to a step: what it did after its checkpoint is done, and logged, again."""
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+        with contextlib.suppress(ValueError):  # a line that a kill cut off
+            kept += [line + "\n"] if json.loads(line)["step"] < step else []
+    log.write_text("".join(kept), encoding="utf-8")
+
+
 def write_model(out: Path, settings: recipe.Recipe) -> None:
     """The encoder so far as a model folder inside the run folder, without scores or claims; `export` adds those."""
     from training import export as exporting
@@ -242,23 +274,11 @@ def write_model(out: Path, settings: recipe.Recipe) -> None:
 def initial_weights(encoder: Encoder, settings: recipe.Recipe) -> dict[str, torch.Tensor]:
     """The backbone's weights; raises InputError where training would compute something else with them."""
     spec = encoder.spec
-    theirs, ours = (spec.backbone, spec.geometry.stem), (settings.backbone, settings.stem)
-    if theirs != ours:
-        raise InputError(
-            f"{spec.name} is a {theirs[0]} with the {theirs[1]} stem and the recipe trains a {ours[0]} with the {ours[1]} stem;"
-            f" add --set backbone={theirs[0]} --set stem={theirs[1]}"
-        )
-    if spec.geometry != settings.geometry:
-        raise InputError(
-            f"{spec.name} has padding {spec.geometry.padding!r} and BN's epsilon {spec.geometry.bn_eps:g}, where training has"
-            f" {settings.geometry.padding!r} and {settings.geometry.bn_eps:g}; choose another for --init: sslzoo models"
-        )
-    prep = spec.preprocess
-    if (prep.mean, prep.std) != (settings.mean, settings.std):
-        raise InputError(
-            f"{spec.name} takes pixels with another mean and standard deviation; add --set mean={list(prep.mean)}"
-            f" --set std={list(prep.std)}"
-        )
+    numbers = {"mean": list(spec.preprocess.mean), "std": list(spec.preprocess.std)}
+    theirs = {"backbone": spec.backbone} | asdict(spec.geometry) | numbers
+    ours = json.loads(json.dumps(settings.to_dict()))  # lists, as a recipe has them
+    if wanted := [f"--set '{key}={value}'" for key, value in theirs.items() if ours[key] != value]:
+        raise InputError(f"the recipe does not compute as {spec.name} does; add {' '.join(wanted)}")
     return encoder.backbone.state_dict()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,7 +27,8 @@ class View:
     """How one kind of view is made; the fields are torchvision's parameters of the same transforms.
 
     `count` views are made of each image, `size` px wide. `jitter` is (brightness, contrast, saturation, hue);
-    `blur_kernel` is the kernel's share of the side (SimCLR: a tenth).
+    `blur_kernel` is the kernel's share of the side: a tenth with SimCLR, and with BYOL, whose 23 px at 224 are as many; 0 is
+    PIL's blur, which no kernel cuts off (the authors' code of MoCo, SimSiam and SwAV).
     """
 
     count: int = 2
@@ -48,30 +50,46 @@ class View:
             raise InputError(f"interpolation is {self.interpolation!r}; use bilinear or bicubic")
 
 
-def make_view(images: Tensor, view: View, size: int, generator: torch.Generator) -> Tensor:
-    """One random view of each image: uint8 `[n, 3, h, w]` to float32 `[n, 3, size, size]` in [0, 1]."""
-    n, _, height, width = images.shape
-    top, left, crop_h, crop_w = random_crop_boxes(n, height, width, view.scale, view.ratio, generator)
-    flip = _chance(n, view.flip, generator)
-    bicubic = view.interpolation == "bicubic"
-    rows = resize_matrix(top, crop_h, size, height, bicubic=bicubic)
-    columns = resize_matrix(left, crop_w, size, width, bicubic=bicubic)
-    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    x = crop_resize(images, rows, columns)
-    if bicubic:
-        x = x.clamp_(0, 1)  # the cubic overshoots at edges
+def make_view(images: Tensor | Sequence[Tensor], view: View, size: int, generator: torch.Generator) -> Tensor:
+    """One random view of each image: uint8 `[n, 3, h, w]`, or n of any size, to float32 `[n, 3, size, size]` in [0, 1]."""
+    x, n = crop(images, view, size, generator), len(images)
     if view.jitter_p and any(view.jitter):
         x = color_jitter(x, view.jitter, view.jitter_p, generator)
     if view.grey_p:
         x = torch.where(_chance(n, view.grey_p, generator)[:, None, None, None], grey(x), x)
     if view.blur_p:
         sigma = _uniform(n, *view.blur_sigma, generator)
-        blurred = gaussian_blur(x, sigma, view.blur_kernel)
+        blurred = gaussian_blur(x, sigma, blur_radius(view, size))
         x = torch.where(_chance(n, view.blur_p, generator)[:, None, None, None], blurred, x)
     if view.solarize_p:
         solarize = _chance(n, view.solarize_p, generator)[:, None, None, None] & (x >= 0.5)
         x = torch.where(solarize, 1 - x, x)
     return x
+
+
+def crop(images: Tensor | Sequence[Tensor], view: View, size: int, generator: torch.Generator) -> Tensor:
+    """A random part of each image, resized and flipped by chance: float32 `[n, 3, size, size]` in [0, 1].
+
+    Of images `[3, h, w]` that differ in size, those that don't are taken together.
+    """
+    if not isinstance(images, Tensor):
+        alike: dict[torch.Size, list[int]] = {}
+        for i, image in enumerate(images):
+            alike.setdefault(image.shape, []).append(i)
+        parts: dict[int, Tensor] = {}
+        for rows in alike.values():
+            cropped = crop(torch.stack([images[i] for i in rows]), view, size, generator)
+            parts |= dict(zip(rows, cropped, strict=True))
+        return torch.stack([parts[i] for i in range(len(images))])
+    n, _, height, width = images.shape
+    top, left, crop_h, crop_w = random_crop_boxes(n, height, width, view.scale, view.ratio, generator)
+    flip = _chance(n, view.flip, generator)
+    bicubic = view.interpolation == "bicubic"
+    down = resize_matrix(top, crop_h, size, height, bicubic=bicubic)
+    across = resize_matrix(left, crop_w, size, width, bicubic=bicubic)
+    across = torch.where(flip[:, None, None], across.flip(1), across)
+    x = crop_resize(images, down, across)
+    return x.clamp_(0, 1) if bicubic else x  # the cubic overshoots at edges
 
 
 def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -212,10 +230,16 @@ def rotate_hue(x: Tensor, turn: Tensor) -> Tensor:
     return torch.stack(channels, 1)
 
 
-def gaussian_blur(x: Tensor, sigma: Tensor, kernel: float) -> Tensor:
-    """Blurs each image by its own `sigma` `[n]`, with an odd kernel of about `kernel` times the side and mirrored borders."""
+def blur_radius(view: View, side: int) -> int:
+    """How many px the blur's kernel reaches to each side of its centre: by the view's share, or four sigma at most."""
+    if view.blur_kernel:
+        return max(1, int(view.blur_kernel * side) // 2)
+    return min(side - 1, math.ceil(4 * view.blur_sigma[1]))  # mirrored borders give no more
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Blurs each image by its own `sigma` `[n]`, with a kernel of `radius` px to each side and mirrored borders."""
     side = x.shape[-1]
-    radius = max(1, int(kernel * side) // 2)
     offsets = torch.arange(-radius, radius + 1, device=x.device)
     weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     weights = weights / weights.sum(1, keepdim=True)  # [n, 2r+1]

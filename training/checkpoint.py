@@ -1,4 +1,4 @@
-"""A run's checkpoint: everything needed to go on, and a report of what went wrong when the loss is not a number."""
+"""A run's folder: the checkpoint with everything needed to go on, and a report of what went wrong when it diverged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from training import recipe as recipes
 from training.methods import Method
 from training.recipe import Recipe
 
+# in a run folder
 FILE = "checkpoint.pt"
+DUMP = "diverged.json"
+LOG = "log.jsonl"
+FACTS = "run.json"
+
+LEFT_OUT = 3  # the exit code of a finished run without some of its images, as `sslzoo embed` has it
+UNFINISHED = 75  # the exit code of what was stopped and can go on: EX_TEMPFAIL of sysexits.h, try again
 
 
 def save(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, images: int) -> None:
@@ -45,7 +52,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def finished(out: Path) -> bool:
     """Whether a run folder's training has come to its end."""
-    if not (out / FILE).is_file():
+    if not exists(out):
         return False
     state = read(out / FILE)
     return bool(state["step"] == recipes.from_dict(state["recipe"]).steps(state["images"]))
@@ -58,7 +65,7 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
     neither the old one nor the new one.
     """
     path = out / FILE
-    if not path.is_file():
+    if not exists(out):
         return 0
     state = read(path)
     ours, theirs = recipe.to_dict(), recipes.from_dict(state["recipe"]).to_dict()  # keys that are new get their default
@@ -69,7 +76,8 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
         )
     if state["images"] != images:
         raise InputError(
-            f"{path} was made on {state['images']} images and there are {images} now; choose another --output"
+            f"{path} was made on {state['images']} images and there are {images} now; restore them, or choose"
+            " another --output"
         )
     try:
         method.load_state_dict(state["method"])
@@ -81,19 +89,34 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
     return int(state["step"])
 
 
-def dump(out: Path, method: Method, views: list[Tensor], step: int, rate: float) -> Path:
-    """Writes what is not finite (inputs, weights, gradients) and how large the rest is, to `diverged.json`."""
+def exists(out: Path) -> bool:
+    """Whether a run folder has something to go on from."""
+    return (out / FILE).is_file()
+
+
+def clear(out: Path) -> None:
+    """Removes what an earlier run left that can't be gone on with: of a folder with a checkpoint, the dump alone."""
+    for name in (DUMP,) if exists(out) else (DUMP, LOG, FACTS):
+        (out / name).unlink(missing_ok=True)
+
+
+def dump(
+    out: Path, method: Method, views: list[Tensor], images: list[str], step: int, found: list[str], rate: float
+) -> Path:
+    """Writes what was first not finite, in which images, and how large inputs, weights and gradients are, to `DUMP`."""
     tensors = {f"view {i}": view for i, view in enumerate(views)}
     for name, p in method.named_parameters():
         tensors |= {f"weight {name}": p.detach()} | ({f"gradient {name}": p.grad} if p.grad is not None else {})
     finite = {name: bool(value.isfinite().all()) for name, value in tensors.items()}
     report = {
         "first step that is not finite": step,
+        "what was not finite then, in the order it was computed": found,
+        "images of that step": images,
         "learning rate": rate,
-        "not finite": [name for name, good in finite.items() if not good],
+        "not finite when the run ended": [name for name, good in finite.items() if not good],
         "largest": {name: value.abs().max().item() for name, value in tensors.items() if finite[name]},
     }
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "diverged.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    path = out / DUMP
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return path

@@ -6,9 +6,11 @@ needs no generator state, and a resumed run repeats an unbroken one bit for bit 
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from sslzoo.errors import InputError, SslzooError
 from training import checkpoint, distributed, norms, optim, small_maps
 from training.augment import make_view, normalize
 from training.data import Images, ImageSet
+from training.finite import Watch
 from training.methods import METHODS, Method
 from training.methods.base import collapse
 from training.recipe import Recipe
@@ -58,7 +61,8 @@ def build(recipe: Recipe, weights: Mapping[str, Tensor] | None = None) -> Method
         raise InputError(f"unknown method {recipe.method!r}; there are: {', '.join(METHODS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        backbone = backbones.build(recipe.backbone, stem=recipe.stem, zero_init_residual=recipe.zero_init_residual)
+        geometry = dataclasses.asdict(recipe.geometry)
+        backbone = backbones.build(recipe.backbone, **geometry, zero_init_residual=recipe.zero_init_residual)
         if weights is not None:
             backbone.load_state_dict(weights)
         small_maps.use(backbone)
@@ -133,9 +137,11 @@ def train(
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
 
     step = checkpoint.load(out, method, optimizer, recipe, len(images)) if resume and out is not None else 0
+    if out is not None and rank == 0:
+        checkpoint.clear(out)
     saved, saved_at = -1, time.monotonic() - save_seconds  # the first epoch's end is saved however short
     feed = images.batches(rows_from(step, steps, images, recipe), device)
-    total, first_bad = torch.zeros((), device=device), torch.tensor(steps, device=device)
+    total, watch = torch.zeros((), device=device), Watch(method, steps, device)
     counted, began, output = 0, time.perf_counter(), torch.zeros(2, 2)
     rate = 0.0
     while step < steps:
@@ -153,19 +159,17 @@ def train(
                 loss, outputs = model(views, progress)
             (loss / recipe.accumulate).backward()
             total += distributed.total(loss.detach()) / parts
+        watch.note(step, outputs["z"], total)
         if recipe.clip_grad:
             torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip_grad)
         optimizer.step()
         method.after_step(progress)
-        first_bad = torch.where(total.isfinite(), first_bad, first_bad.clamp_max(step))
         step += 1
 
         counted, output = counted + 1, outputs["z"]
         end_of_epoch = step % per_epoch == 0 or step == steps  # epochs may be a fraction
         if end_of_epoch or time.perf_counter() - began > report_seconds:
-            if not _finite(method):  # a bad gradient shows in the weights before it does in the loss
-                first_bad = first_bad.clamp_max(step - 1)
-            if int(first_bad) < steps:
+            if watch.earliest() < steps or _spoilt(method):
                 break
             report = _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
             wait = save_seconds if end_of_epoch else 10 * save_seconds
@@ -175,13 +179,16 @@ def train(
             yield report
             total, counted, began = torch.zeros_like(total), 0, time.perf_counter()
     feed.close()  # ends the threads that decode ahead
-    if counted and not _finite(method):
-        first_bad = first_bad.clamp_max(step - 1)
-    if (bad := int(first_bad)) < steps:
-        where = "" if out is None or rank else f"; see {checkpoint.dump(out, method, views, bad, rate)}"
-        lower = recipe.lr_per_256 / 3
+    spoilt = _spoilt(method) if counted else []
+    if (bad := min(watch.earliest(), step - 1 if spoilt else steps)) < steps:
+        found = watch.found(bad) or [f"the weight {name}" for name in spoilt]
+        where = f"the first was {found[0]}"
+        if out is not None and rank == 0:
+            where += f"; see {_dump(out, method, images, recipe, bad, found, rate, device)}"
+        again = "begin anew in another --output with" if out is not None and checkpoint.exists(out) else "try"
         raise Diverged(
-            f"the loss or a weight is not finite at step {bad} of {steps}{where}; try --set lr_per_256={lower:.3g}"
+            f"the loss or a weight is not finite at step {bad} of {steps}; {where}; {again} --set"
+            f" lr_per_256={recipe.lr_per_256 / 3:.3g}"
         )
     if out is not None and saved != step and rank == 0:
         checkpoint.save(out, method, optimizer, recipe, step, len(images))
@@ -189,8 +196,31 @@ def train(
         yield _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
 
 
-def _finite(method: Method) -> bool:
-    return bool(torch.stack([p.isfinite().all() for p in method.parameters()]).all())
+def _spoilt(method: Method) -> list[str]:
+    """The weights that are not finite."""
+    parameters = dict(method.named_parameters())
+    if torch.stack([p.isfinite().all() for p in parameters.values()]).all():
+        return []
+    return [name for name, p in parameters.items() if not p.isfinite().all()]
+
+
+def _dump(
+    out: Path,
+    method: Method,
+    images: Images,
+    recipe: Recipe,
+    step: int,
+    found: list[str],
+    rate: float,
+    device: str,
+) -> Path:
+    """Writes what was not finite at a step, and on which images; the views of the first process are made again."""
+    epoch, position = divmod(step, len(images) // recipe.batch_size)
+    batch = torch.split(images.order(generator(recipe.seed, 0, epoch)), recipe.batch_size)[position]
+    noise, parts = generator(recipe.seed, 1, step, device=device), distributed.world() * recipe.accumulate
+    with contextlib.closing(images.batches([batch.chunk(parts)[0]], device)) as feed:
+        views = make_views(next(feed), recipe, step / recipe.steps(len(images)), noise)
+    return checkpoint.dump(out, method, views, [images.name(row) for row in batch.tolist()], step, found, rate)
 
 
 def rows_from(step: int, steps: int, images: Images, recipe: Recipe) -> Iterator[Tensor]:
@@ -206,7 +236,9 @@ def rows_from(step: int, steps: int, images: Images, recipe: Recipe) -> Iterator
         yield from rows.chunk(world * recipe.accumulate)[mine]
 
 
-def make_views(images: Tensor, recipe: Recipe, progress: float, noise: torch.Generator) -> list[Tensor]:
+def make_views(
+    images: Tensor | Sequence[Tensor], recipe: Recipe, progress: float, noise: torch.Generator
+) -> list[Tensor]:
     """The normalised views of a batch, in the recipe's order."""
     views = []
     for view in recipe.views:

@@ -62,7 +62,8 @@ def export(
         splits(data)  # refused before anything is written
     state = checkpoint.read(path)
     settings = recipe.from_dict(state["recipe"])
-    facts = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
+    path = run / checkpoint.FACTS
+    facts = json.loads(path.read_text()) if path.is_file() else {}
     if began := facts.get("init"):
         provenance = Provenance(
             f"{provenance.trained_on}, beginning with the weights of {began}",
@@ -92,7 +93,7 @@ def export(
     final = dataclasses.replace(spec, sources=())
     credits = neighbours(spec, folder / PICTURE)
     hub.write_texts(folder, final, render_card(final, facts, credits))
-    for record in ("run.json", "log.jsonl"):
+    for record in (checkpoint.FACTS, checkpoint.LOG):
         if (run / record).is_file():
             shutil.copy(run / record, folder / record)
     (folder / "recipe.toml").write_text(settings.to_toml(), encoding="utf-8")

@@ -22,10 +22,9 @@ from sslzoo.errors import InputError
 from sslzoo.evaluate.knn import knn
 from sslzoo.evaluate.linear import linear
 from sslzoo.evaluate.score import Score
-from training.checkpoint import finished
+from training.checkpoint import LEFT_OUT, UNFINISHED, finished
 from training.export import splits
 
-UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 MODEL, RESULT = "model", "result.json"
 KNN = (200, 0.1)
 
@@ -98,7 +97,9 @@ def trained(job: Job, folder: Path, run: Path, minutes: float, args: argparse.Na
     sets = [*([f"epochs={job.epochs:g}"] if job.epochs else []), *args.set]
     command = [sys.executable, "-m", "training", job.recipe, "--data", str(folder), "-o", str(run), "--resume"]
     options = [f"--max-minutes={minutes:.2f}", f"--device={args.device}", *(f"--set={item}" for item in sets)]
-    subprocess.run([*command, *options], check=True)
+    done = subprocess.run([*command, *options], check=False)
+    if done.returncode not in (0, LEFT_OUT, UNFINISHED):
+        raise SystemExit(f"{job.recipe} failed with exit code {done.returncode}; its message stands above")
     return finished(run)
 
 

@@ -28,7 +28,10 @@ def load_data(
     """
     train, test = data.splits(path)
     known = json.loads(summary.read_text()) if summary is not None and summary.is_file() else None
-    train_set = data.load(train, settings.store_size, storage=settings.storage, decode=settings.decode, known=known)
+    whole = None if settings.square else settings.preprocess
+    train_set = data.load(
+        train, settings.store_size, storage=settings.storage, decode=settings.decode, whole=whole, known=known
+    )
 
     def say(message: str) -> None:
         if distributed.rank() == 0:
@@ -40,7 +43,7 @@ def load_data(
         say(f"{len(train_set.failures)} images can't be read and are left out; {IMAGES} lists them")
     if test is None:
         return train_set, lambda method: {}
-    test_set = data.load(test, settings.store_size, limit=2000)
+    test_set = data.load(test, settings.store_size, limit=2000, whole=whole)
     if None in train_set.labels or not set(test_set.labels) <= set(train_set.labels):
         say(f"no kNN: the labels of {test} are not those of the training images")
         return train_set, lambda method: {}
@@ -54,7 +57,10 @@ def load_data(
 
 @torch.no_grad()
 def embed(method: Method, images: data.Images, settings: recipe.Recipe, limit: int) -> Embeddings:
-    """Pooled features of at most `limit` images at the size they are stored in, without augmentation."""
+    """Pooled features of at most `limit` images at the size they are stored in, without augmentation.
+
+    Whole pictures are shown as the encoder will take them.
+    """
     device = next(method.parameters()).device
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (settings.mean, settings.std))
     method.eval()

@@ -28,16 +28,18 @@ KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
 class Recipe:
     """The hyper-parameters of one run.
 
-    `lr_per_256` is scaled linearly with the batch (Goyal et al., arXiv:1706.02677). `store_size` is the side in px at
-    which the data set is kept in memory. `progressive` lists (from which share of the run, factor of the views' size).
-    `precision` is "auto" (bf16 where the processor computes it natively), "bf16" or "fp32". `method_options` are the
-    keyword arguments of the method's class. `optimizer` is "sgd", "lars" or "adamw". The rate warms up from `start_lr`
-    and follows half a cosine down to `final_lr`, or is divided by ten at each share of the run in `lr_steps`.
-    `epochs` may be a fraction. `batch_size` counts the images of one optimiser step, over all processes and the
-    `accumulate` parts that it is computed in. `clip_grad` bounds the gradient's norm (0: no bound). `sync_bn` takes BN's
-    statistics over all processes. `compile` compiles the backbone and its slow copy. `storage` is "auto" (in memory where
-    half of what is free holds the images), "memory" or "stream"; `decode` says where a stream's JPEG files are decoded,
-    "cpu" or on the "device".
+    `stem`, `padding` and `bn_eps` are those of `spec.Geometry`. `lr_per_256` is scaled linearly with the batch (Goyal et
+    al., arXiv:1706.02677). `store_size` is the side in px of the centre squares that the images are kept as; where `square`
+    is false they are whole, scaled down where the short side is longer, and streamed. The encoder takes its images at
+    `test_size` px (0: the first view's), the centre of one whose short side is `test_resize` px (0: as much), resampled as
+    the first view is. `progressive` lists (from which share of the run, factor of the views' size). `precision` is "auto"
+    (bf16 where the processor computes it natively), "bf16" or "fp32". `method_options` are the keyword arguments of the
+    method's class. `optimizer` is "sgd", "lars" or "adamw". The rate warms up from `start_lr` and follows half a cosine
+    down to `final_lr`, or is divided by ten at each share of the run in `lr_steps`. `epochs` may be a fraction.
+    `batch_size` counts the images of one optimiser step, over all processes and the `accumulate` parts that it is computed
+    in. `clip_grad` bounds the gradient's norm (0: no bound). `sync_bn` takes BN's statistics over all processes. `compile`
+    compiles the backbone and its slow copy. `storage` is "auto" (in memory where half of what is free holds the images),
+    "memory" or "stream"; `decode` says where a stream's JPEG files are decoded, "cpu" or on the "device".
     """
 
     name: str
@@ -50,6 +52,8 @@ class Recipe:
     weight_decay: float
     views: tuple[View, ...]
     stem: str = "imagenet"
+    padding: str = "torchvision"
+    bn_eps: float = 1e-5
     zero_init_residual: bool = True
     momentum: float = 0.9
     warmup_epochs: float = 0.0
@@ -66,6 +70,8 @@ class Recipe:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     test_size: int = 0
+    test_resize: int = 0
+    square: bool = True
     precision: str = "auto"
     storage: str = "auto"
     decode: str = "cpu"
@@ -77,6 +83,11 @@ class Recipe:
             raise InputError(f"batch_size is {self.batch_size}; batch statistics need at least 2")
         if self.epochs <= 0:
             raise InputError(f"epochs is {self.epochs}; give how often each image is seen, for example --set epochs=10")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise InputError(
+                f"warmup_epochs is {self.warmup_epochs:g}; it must be 0 or more and less than the run's {self.epochs:g} epochs,"
+                f" or the rate would never reach its peak; add --set warmup_epochs={self.epochs / 10:.2g}, or 0"
+            )
         if self.precision not in ("auto", "bf16", "fp32"):
             raise InputError(f"precision is {self.precision!r}; use auto, bf16 or fp32")
         if self.optimizer not in ("sgd", "lars", "adamw"):
@@ -106,13 +117,13 @@ class Recipe:
     @property
     def geometry(self) -> Geometry:
         """How the backbone computes."""
-        return Geometry(stem=self.stem)
+        return Geometry(self.stem, self.padding, self.bn_eps)
 
     @property
     def preprocess(self) -> Preprocess:
         """How the encoder takes its images once it is trained."""
         size = self.test_size or self.views[0].size
-        return Preprocess(resize=size, size=size, mean=self.mean, std=self.std)
+        return Preprocess(self.test_resize or size, size, self.views[0].interpolation, self.mean, self.std)
 
     @property
     def learning_rate(self) -> float:

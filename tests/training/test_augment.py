@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torchvision.transforms import v2
+from PIL import Image, ImageFilter
+from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as TF
 
 from training import augment, engine, recipe
@@ -85,8 +85,27 @@ def test_hue_equals_torchvision(turn):
 @pytest.mark.parametrize("sigma", [0.1, 0.9, 2.0])
 def test_blur_equals_torchvision(photo, sigma):
     x = photo[None, :, :60, :60].float() / 255
-    ours = augment.gaussian_blur(x, torch.tensor([sigma]), 0.1)
+    ours = augment.gaussian_blur(x, torch.tensor([sigma]), augment.blur_radius(View(), 60))
     torch.testing.assert_close(ours, TF.gaussian_blur(x, [7, 7], [sigma, sigma]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "crop"), [("mocov2", 0), ("simsiam", 0), ("swav", 0), ("swav", 1)])
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 2.0])
+def test_the_blur_of_moco_simsiam_and_swav_is_pils(name, crop, sigma):
+    """A kernel of a tenth of the side would cut it off at two sigma in SwAV's small crops (5 grey levels off at 64 px)."""
+    view = recipe.load(f"{name}-r50.in1k_800ep").views[crop]
+    coarse = np.random.default_rng(0).integers(0, 256, (view.size // 4, view.size // 4, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((view.size, view.size), Image.Resampling.BICUBIC)
+    x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float()
+    ours = augment.gaussian_blur(x, torch.tensor([sigma]), augment.blur_radius(view, view.size))
+    pil = np.asarray(image.filter(ImageFilter.GaussianBlur(sigma))).transpose(2, 0, 1)
+    inside = np.abs(ours[0].numpy() - pil)[:, 8:-8, 8:-8]  # PIL repeats the border, torchvision mirrors it
+    assert inside.mean() < 0.8 and inside.max() < 4  # three box blurs are a Gaussian to within this
+
+
+def test_simclrs_and_byols_blur_at_224_px_has_a_kernel_of_23():
+    for name in ("simclr", "byol"):
+        assert {augment.blur_radius(v, v.size) for v in recipe.load(f"{name}-r50.in1k_1000ep").views} == {11}
 
 
 def test_every_order_of_the_jitter_is_equally_likely():
@@ -257,6 +276,30 @@ def test_multi_crop_gives_the_full_views_first_and_small_ones_of_small_parts():
     # the square root of the area's share of 256 px, less what resampling takes at the ends
     assert all(0.14**0.5 * 256 - 4 < span < 256 for view in spans[:2] for span in view.tolist())
     assert all(0.05**0.5 * 256 - 4 < span < 0.14**0.5 * 256 + 4 for view in spans[2:] for span in view.tolist())
+
+
+def test_crops_of_whole_pictures_follow_torchvision_and_reach_their_ends():
+    """Of a wide picture of which each column has its own grey, the ends lie outside of the centre square."""
+    view = View(count=1, size=8, scale=(0.2, 1.0), jitter_p=0.0, grey_p=0.0, flip=0.0)
+    wide = (torch.arange(120, dtype=torch.uint8) * 2).expand(3, 40, 120)
+    tall = wide.permute(0, 2, 1)
+    out = augment.make_view([wide, tall] * 1000, view, 8, generator()) * 255 / 2
+    torch.manual_seed(0)
+    boxes = torch.tensor([RandomResizedCrop.get_params(wide, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
+    centre = (boxes[:, 1] + (boxes[:, 3] - 1) / 2).float()
+    for ours in (
+        out[0::2, 0].mean(1),
+        out[1::2, 0].mean(2),
+    ):  # [1000, 8], along the long side; a tall picture's is alike
+        assert abs(ours.mean().item() - centre.mean().item()) < 4 * (centre.std() / 1000**0.5).item()
+        assert ours.mean(1).std().item() == pytest.approx(centre.std().item(), rel=0.1)
+        assert ours.min() < 10 and ours.max() > 109
+
+
+def test_pictures_of_one_size_are_cropped_as_a_batch():
+    images = torch.randint(0, 256, (6, 3, 20, 28), dtype=torch.uint8, generator=generator(1))
+    one = augment.make_view(images, View(size=16), 16, generator(2))
+    assert torch.equal(augment.make_view(list(images), View(size=16), 16, generator(2)), one)
 
 
 def test_views_are_normalised_by_the_recipes_mean_and_deviation():

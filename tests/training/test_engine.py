@@ -150,13 +150,56 @@ def test_a_long_epoch_is_saved_on_the_way(tiny, images, tmp_path):
 
 
 def test_where_the_loss_stopped_being_a_number_is_written_down(tiny, images, tmp_path):
-    with pytest.raises(engine.Diverged, match=r"at step 1 of 8; see .*diverged.json"):
+    with pytest.raises(engine.Diverged, match=r"at step 1 of 8; the first was what enters .*; see .*diverged.json"):
         run(tiny("simsiam", lr_per_256=1e30, warmup_epochs=0.0), images, out=tmp_path)
     report = json.loads((tmp_path / "diverged.json").read_text())
     assert report["first step that is not finite"] == 1
-    assert "weight backbone.0.weight" in report["not finite"]
+    assert "weight backbone.0.weight" in report["not finite when the run ended"]
     assert "view 0" in report["largest"]
     assert not (tmp_path / checkpoint.FILE).exists()
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("place", ["layer", "loss", "gradient"])
+def test_the_dump_names_the_first_place_and_the_images(tiny, images, tmp_path, monkeypatch, place):
+    """Spoilt at step 2; step 3, after which it is noticed, has nothing left that is a number."""
+    recipe = tiny("byol")
+    method, seen = engine.build(recipe), []
+    make_views = engine.make_views
+
+    def spy(batch, *arguments):
+        seen.append({image.numpy().tobytes() for image in batch})
+        return make_views(batch, *arguments)
+
+    monkeypatch.setattr(engine, "make_views", spy)
+    if place == "layer":  # the second convolution; its output enters the BN that is number 4
+        method.backbone[3].register_forward_hook(lambda layer, _, y: y * NAN if len(seen) == 3 else y)
+        expected = "what enters backbone.4"
+    elif place == "loss":
+        loss = method.loss
+        method.loss = lambda views, progress: (lambda x, z: (x * (NAN if len(seen) == 3 else 1), z))(
+            *loss(views, progress)
+        )
+        expected = "the loss"
+    else:
+        method.backbone[3].weight.register_hook(lambda gradient: gradient * NAN if len(seen) == 3 else gradient)
+        expected = "the gradient of backbone.3.weight"
+    with pytest.raises(engine.Diverged, match=rf"at step 2 of 8; the first was {expected}"):
+        list(engine.train(method, images, recipe, out=tmp_path))
+    report = json.loads((tmp_path / "diverged.json").read_text())
+    assert report["what was not finite then, in the order it was computed"][0].startswith(expected)
+    batch = [images[int(name)].numpy().tobytes() for name in report["images of that step"]]
+    assert set(batch) == seen[2] and len(batch) == 10
+    assert "view 0" in report["largest"]
+
+
+def test_a_new_run_removes_the_dump_of_the_one_before(tiny, images, tmp_path):
+    with pytest.raises(engine.Diverged, match="; try --set"):
+        run(tiny(lr_per_256=1e30, warmup_epochs=0.0), images, out=tmp_path)
+    run(tiny(epochs=1), images, out=tmp_path)
+    assert not (tmp_path / "diverged.json").exists()
 
 
 def test_training_starts_from_given_weights(tiny):

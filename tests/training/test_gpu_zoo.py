@@ -1,5 +1,6 @@
 """The list for a GPU, at tiny size on the CPU: in slices, to scores of the files that were written."""
 
+import argparse
 import io
 import json
 import subprocess
@@ -74,3 +75,14 @@ def test_nothing_to_do_says_what_to_give(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["gpu_zoo", "--cifar10", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"needs train\.parquet"):
         gpu_zoo.main()
+
+
+@pytest.mark.parametrize(("code", "ok"), [(0, True), (3, True), (75, True), (1, False)])
+def test_a_run_that_stopped_is_gone_on_with_and_one_that_failed_ends_the_list(monkeypatch, tmp_path, code, ok):
+    monkeypatch.setattr(gpu_zoo.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, code))
+    args = argparse.Namespace(device="cpu", set=[])
+    if ok:
+        assert gpu_zoo.trained(gpu_zoo.JOBS[0], tmp_path, tmp_path / "r", 1.0, args) is False
+    else:
+        with pytest.raises(SystemExit, match="failed with exit code 1"):
+            gpu_zoo.trained(gpu_zoo.JOBS[0], tmp_path, tmp_path / "r", 1.0, args)

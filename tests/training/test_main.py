@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,14 +76,61 @@ def test_files_that_cannot_be_read_are_listed_in_the_run_folder(run, photos, tmp
     for out, storage in (("memory", "memory"), ("stream", "stream")):
         go = ("simclr-r18.tin_cpu_1h", "--data", "p", "-o", out, *SMALL, "--set", f"storage={storage}")
         code, _, err = run(*go)
-        assert code in (0, None), err
-        assert "left out bars/2.jpg: not an image that can be read" in err
+        assert code == 3, err
+        assert err.count("bars/2.jpg: not an image that can be read") == 1
         facts = json.loads((tmp_path / out / "images.json").read_text())
         assert (facts["images"], facts["storage"]) == (11, storage)
         assert [failure["path"] for failure in facts["failures"]] == ["bars/2.jpg"]
         lines = [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()]
         logs.append([line["loss"] for line in lines])
     assert logs[0] == logs[1]
+
+
+def test_whole_pictures_train_an_encoder_that_takes_the_centre(run, photos):
+    whole = [word for change in ("square=false", "test_size=24", "test_resize=32") for word in ("--set", change)]
+    code, _, err = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, *whole, "--set", "epochs=1")
+    assert code in (0, None), err
+    assert json.loads(Path("r/images.json").read_text())["storage"] == "stream"
+    preprocess = sslzoo.load("./r/model", device="cpu").spec.preprocess
+    assert (preprocess.resize, preprocess.size) == (32, 24)
+
+
+def test_what_a_diverged_run_left_is_replaced(run, photos, tmp_path):
+    go = ("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL)
+    code, _, err = run(*go, "--set", "lr_per_256=1e30")
+    assert code == 1 and "; see r/diverged.json; try --set lr_per_256=" in err
+    report = json.loads((tmp_path / "r" / "diverged.json").read_text())
+    assert set(report["images of that step"]) < {
+        path.relative_to(photos).as_posix() for path in photos.rglob("*") if path.is_file()
+    }
+    (tmp_path / "r" / "log.jsonl").write_text('{"step": 1, "loss": NaN}\n')  # as it leaves one that got further
+    assert run(*go)[0] in (0, None)
+    lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    assert not (tmp_path / "r" / "diverged.json").exists()
+
+
+def test_a_resumed_log_holds_each_step_once(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 3}\n{"step": 6}\n{"step": 9}\n{"ste')
+    cli.keep_log(log, 6)
+    assert log.read_text() == '{"step": 3}\n'
+
+
+def test_a_file_that_goes_away_is_told_and_the_run_goes_on(run, photos, tmp_path, monkeypatch):
+    shutil.copytree(photos, tmp_path / "p")
+    load_data = cli.load_data
+
+    def then_gone(*arguments):
+        loaded = load_data(*arguments)
+        (tmp_path / "p" / "bars" / "2.jpg").unlink()
+        return loaded
+
+    monkeypatch.setattr(cli, "load_data", then_gone)
+    code, out, err = run("simclr-r18.tin_cpu_1h", "--data", "p", "-o", "r", *SMALL, "--set", "storage=stream")
+    assert code == 3 and "finished" in out
+    assert err.count("lost bars/2.jpg: can't be opened: No such file") == 1
+    assert [lost["path"] for lost in json.loads((tmp_path / "r" / "images.json").read_text())["lost"]] == ["bars/2.jpg"]
 
 
 def test_the_exported_backbone_is_the_trained_one(run, photos, tmp_path):
@@ -99,7 +147,7 @@ def test_the_exported_backbone_is_the_trained_one(run, photos, tmp_path):
 
 def test_stopping_and_going_on(run, photos, tmp_path):
     code, out, _ = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--max-minutes", "0")
-    assert code in (0, None)
+    assert code == 75  # EX_TEMPFAIL of sysexits.h
     assert "stopped" in out
     assert "--resume" in out
     code, _, err = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL)
@@ -119,15 +167,21 @@ def test_starting_from_an_encoder(run, photos, model_folder, tmp_path):
     start = sslzoo.load(f"local-dir:{model_folder}", device="cpu").backbone.state_dict()
     torch.testing.assert_close(state["backbone.conv1.weight"], start["conv1.weight"])
     code, _, err = run(*go, f"local-dir:{model_folder}", "--set", "stem=cifar", "-o", "other")
-    assert code == 1 and "--set stem=imagenet" in err
+    assert code == 1 and err.endswith("add --set 'stem=imagenet'\n")
     code, _, err = run(*go, f"local-dir:{model_folder}", "--set", "mean=[0.5, 0.5, 0.5]", "-o", "other")
-    assert code == 1 and "--set mean=[0.485, 0.456, 0.406]" in err
+    assert code == 1 and "--set 'mean=[0.485, 0.456, 0.406]'" in err
     padded = shutil.copytree(model_folder, tmp_path / "padded")
     config = json.loads((padded / "config.json").read_text())
-    config["geometry"]["padding"] = "same"
+    config["geometry"] = {"stem": "imagenet", "padding": "same", "bn_eps": 0.001}
     (padded / "config.json").write_text(json.dumps(config))
     code, _, err = run(*go, f"local-dir:{padded}", "-o", "other")
-    assert code == 1 and "padding 'same'" in err
+    assert code == 1 and err.endswith("add --set 'padding=same' --set 'bn_eps=0.001'\n")
+    code, _, err = run(
+        *go, f"local-dir:{padded}", "-o", "other", "--set", "padding=same", "--set", "bn_eps=0.001", "--set", "epochs=1"
+    )
+    assert code in (0, None), err
+    made = sslzoo.load("./other/model", device="cpu")
+    assert (made.spec.geometry.padding, made.spec.geometry.bn_eps, made.backbone.bn1.eps) == ("same", 0.001, 0.001)
 
 
 def test_what_a_run_began_from_is_told_by_what_it_made(run, photos, model_folder, tmp_path):

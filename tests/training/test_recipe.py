@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from sslzoo import registry
 from sslzoo.errors import InputError
 from training import engine, recipe
 from training.methods import METHODS
@@ -41,6 +42,17 @@ def test_swav_with_small_batches_as_its_authors_ran_it():
     assert options["freeze_until"] * small.epochs * (1_281_167 // 256) == pytest.approx(5005, abs=2)
 
 
+@pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("*.in1k_*.toml")), ids=lambda p: p.stem)
+def test_imagenet_is_cropped_from_whole_pictures_and_judged_as_its_authors_do(path):
+    settings = recipe.load(path.stem)
+    method = path.stem.partition("-")[0]
+    theirs = registry.resolve(f"{method}-r50").preprocess
+    ours = settings.preprocess
+    assert not settings.square
+    assert (ours.resize, ours.size, ours.interpolation) == (theirs.resize, theirs.size, theirs.interpolation)
+    assert (ours.resize, ours.size) == (256, 224)
+
+
 def test_mocos_statistics_are_never_taken_over_all_processes():
     """They would undo the split, and the shuffle of the keys with it (MoCo v1, section 3.3)."""
     assert not [path.stem for path in recipe.RECIPES.glob("moco*.toml") if recipe.load(path.stem).sync_bn]
@@ -54,9 +66,9 @@ def test_plain_values_round_trip(tiny):
 def test_overrides_take_tomls_syntax():
     name = next(recipe.RECIPES.glob("*.toml")).stem
     changed = recipe.load(
-        name, ["epochs=3", "precision=fp32", "method_options.temperature=0.5", "views.0.scale=[0.1, 0.9]"]
+        name, ["epochs=30", "precision=fp32", "method_options.temperature=0.5", "views.0.scale=[0.1, 0.9]"]
     )
-    assert (changed.epochs, changed.precision, changed.method_options["temperature"]) == (3, "fp32", 0.5)
+    assert (changed.epochs, changed.precision, changed.method_options["temperature"]) == (30, "fp32", 0.5)
     assert changed.views[0].scale == (0.1, 0.9)
 
 
@@ -78,6 +90,8 @@ def test_overrides_take_tomls_syntax():
         ("stem=foo", "stem is 'foo'"),
         ("test_size=-5", "size=-5"),
         ("lr_per_256=-1", "0 or more"),
+        ("warmup_epochs=1e6", "would never reach its peak"),
+        ("warmup_epochs=-1", "--set warmup_epochs="),
     ],
 )
 def test_wrong_overrides(override, message):
@@ -128,4 +142,4 @@ def test_the_rate_grows_with_the_batch(tiny):
 def test_a_run_may_have_a_fraction_of_an_epoch():
     settings = recipe.load("simclr-r18.tin_cpu_1h", ["epochs=2.5"])  # of batches of 128
     assert settings.steps(1300) == 25
-    assert recipe.load("simclr-r18.tin_cpu_1h", ["epochs=0.001"]).steps(1300) == 1
+    assert recipe.load("simclr-r18.tin_cpu_1h", ["epochs=0.001", "warmup_epochs=0"]).steps(1300) == 1

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from sslzoo.errors import InputError
 from sslzoo.images.sources.table import ParquetReader
+from sslzoo.spec import Preprocess
 from training import data, engine
 from training.data import jpeg, memory, rows
 
@@ -179,12 +180,55 @@ def test_changed_files_are_looked_at_again(source):
 
 
 @pytest.mark.parametrize("decode", ["cpu", "device"])
-def test_a_file_that_vanishes_ends_the_run(source, decode):
+def test_a_file_that_vanishes_is_listed_and_the_rest_goes_on(source, decode):
     path = source("folder", contents(12))
     stream = data.load(path, SIZE, storage="stream", decode=decode, quiet=True)
+    before = torch.cat(batches(stream, torch.arange(12).split(4)))
+    assert "lost" not in data.summary(stream)
+    gone = [stream.name(row) for row in range(12)].index("class1/003.jpg")
     (path / "class1" / "003.jpg").unlink()
-    with pytest.raises(InputError, match=r"class1/003\.jpg could be read when the run began"):
+    after = torch.cat(batches(stream, torch.arange(12).split(4)))
+    assert [row for row in range(12) if not torch.equal(before[row], after[row])] == [gone]
+    batch = range(gone // 4 * 4, gone // 4 * 4 + 4)
+    assert any(torch.equal(after[gone], before[row]) for row in batch if row != gone)  # the batch keeps its size
+    summary = data.summary(stream)
+    assert summary["lost"] == [{"row": gone, "path": "class1/003.jpg", "reason": stream.lost[gone][1]}]
+    assert "No such file" in stream.lost[gone][1] and (summary["images"], summary["failures"]) == (12, [])
+
+
+def test_a_batch_of_which_nothing_is_left_ends_the_run(source):
+    path = source("folder", contents(12))
+    stream = data.load(path, SIZE, storage="stream", quiet=True)
+    for file in path.rglob("*.jpg"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"none of 4 files .* the first: class0/000\.jpg, .*No such file.*--resume"):
         batches(stream, torch.arange(12).split(4))
+
+
+SHOWN = Preprocess(resize=20, size=16)
+
+
+@pytest.mark.parametrize("decode", ["cpu", "device"])
+def test_whole_pictures_keep_their_size_and_large_ones_shrink(source, decode):
+    path = source("folder", [])
+    path.mkdir()
+    sizes = {"a": (60, 44), "b": (30, 50), "c": (60, 44), "d": (200, 100)}
+    for i, (name, size) in enumerate(sizes.items()):
+        picture(i, size).save(path / f"{name}.jpg", quality=95)
+    (path / "e.jpg").write_text("no image")
+    stream = data.load(path, 50, decode=decode, whole=SHOWN, quiet=True)
+    assert [name for name, _ in stream.failures] == ["e.jpg"]
+    (images,) = batches(stream, [torch.arange(4)])
+    assert [tuple(image.shape) for image in images] == [(3, 44, 60), (3, 50, 30), (3, 44, 60), (3, 50, 100)]
+    tolerance = 0 if decode == "cpu" else 8  # another decoder
+    for image, name in zip(images[:3], "abc", strict=True):
+        with Image.open(path / f"{name}.jpg") as file:
+            assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - np.asarray(file)).max() <= tolerance
+    squares, _ = stream.sample(4)
+    test_set = data.load(path, 50, limit=4, whole=SHOWN, quiet=True)
+    assert torch.equal(squares, test_set.images) and squares.shape == (4, 3, 16, 16)
+    with pytest.raises(InputError, match="--set square=true"):
+        data.load(path, 50, storage="memory", whole=SHOWN, quiet=True)
 
 
 def test_what_does_not_fit_is_streamed(source, monkeypatch):
@@ -232,7 +276,7 @@ def test_jpeg_decoded_on_the_device_is_near_the_policys():
         buffer = io.BytesIO()
         image.save(buffer, **options)
         files.append(buffer.getvalue())
-    ours = jpeg.decode(files, SIZE, "cpu").float()
+    ours = torch.stack(jpeg.decode(files, SIZE, "cpu")).float()
     assert ours.shape == (8, 3, SIZE, SIZE)
     for file, image in zip(files, ours, strict=True):
         policy = jpeg.resize_crop(jpeg.policy.decode(file).image, jpeg.Preprocess(resize=SIZE, size=SIZE))

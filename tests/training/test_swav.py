@@ -77,6 +77,21 @@ def test_the_queue_joins_the_assignment_from_its_point_on():
     assert not torch.allclose(m.loss(views, 0.5)[0], without)
 
 
+def test_a_queue_that_is_not_full_yet_takes_no_part():
+    """Its empty places would be samples without a direction; the authors' code waits until the last one is taken."""
+    m, without = method(queue=6).eval(), method().eval()
+    views = [images(4), images(4, seed=1)]
+    expected = without.loss(views, 0.0)[0]
+    assert m.loss(views, 0.0)[0] == expected  # empty
+    assert m.loss(views, 0.0)[0] == expected  # four of six
+    queued = m.queue[:, 0].clone()
+    z = [F.normalize(m.projector(m.backbone(view)), dim=1) for view in views]
+    scores = [torch.cat([z[i], queued[i]]).detach() @ m.prototypes.weight.T for i in range(2)]
+    codes = [sinkhorn(s, epsilon=0.05, iterations=3)[:4] for s in scores]
+    swapped = [swapped_prediction(scores[1 - i][:4], codes[i], temperature=0.1) for i in range(2)]
+    torch.testing.assert_close(m.loss(views, 0.0)[0], sum(swapped) / 2)  # full
+
+
 def test_frozen_prototypes_get_a_gradient_of_zero():
     for progress, frozen in ((0.0, True), (0.2, False)):
         m = method(freeze_until=0.1)

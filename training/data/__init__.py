@@ -1,7 +1,8 @@
 """Training images, in memory where they fit and streamed where not, without a difference that training could notice.
 
 Both kinds give the same pixels in the same order at the same seed (but for Parquet that is streamed, see `rows.Tables`).
-What can't be decoded is known before the first step: it is listed, has no number, and nothing stands in for it.
+What can't be decoded is known before the first step: it is listed, has no number, and nothing stands in for it. A file that
+goes away later is listed too (`Stream.lost`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def load(
     limit: int | None = None,
     storage: str = "auto",
     decode: str = "cpu",
+    whole: Preprocess | None = None,
     known: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Images:
@@ -46,24 +48,31 @@ def load(
     raises InputError when none is left. `storage` "auto" keeps them in memory where half of what is free holds them;
     "memory" and "stream" force it. A stream decodes every file once before it is used, to find those that can't be;
     `known`, an earlier `summary` of the same files, spares that. `decode` is `Stream`'s. `limit` keeps so many in memory,
-    taken evenly from the whole: a folder's first images are all of its first class.
+    taken evenly from the whole: a folder's first images are all of its first class. With `whole` the pictures are not
+    cropped and at most `size` px on the short side, which a stream alone can give; what `limit` keeps and a stream's
+    `sample` are prepared by it.
     """
+    if whole is not None and storage == "memory":
+        raise InputError("whole pictures differ in size and are streamed; add --set storage=auto, or --set square=true")
     rows = rows_of(path)
+    streamed = storage == "stream" or whole is not None
     if limit is None and storage != "memory":
-        if rows is None and storage == "stream":
+        if rows is None and streamed:
             raise InputError(f"{path} can only be read from front to back; unpack it, or use uncompressed .tar shards")
-        if rows is not None and distributed.any_rank(storage == "stream" or not _fits(len(rows), size)):
-            return Stream.checked(rows, size, decode=decode, known=known, quiet=quiet)
+        if rows is not None and distributed.any_rank(streamed or not _fits(len(rows), size)):
+            return Stream.checked(rows, size, decode=decode, shown=whole, known=known, quiet=quiet)
     items = discover.discover(path)
     if limit is not None and rows is not None:
         items = (rows.item(row) for row in spread(len(rows), limit).tolist())
     # filled in place, since `_fits` counts one copy; rows that are never written to cost no memory
     room = limit or (1024 if rows is None else len(rows))
-    images = torch.empty((room, 3, size, size), dtype=torch.uint8)
+    preprocess = whole or Preprocess(resize=size, size=size)
+    images = torch.empty((room, 3, preprocess.size, preprocess.size), dtype=torch.uint8)
     labels: list[str | int | None] = []
+    names: list[str] = []
     failures: list[tuple[str, str]] = []
     with tqdm(desc=f"reading {path}", unit="img", disable=quiet or None) as bar:
-        for item, result in read(items, Preprocess(resize=size, size=size)):
+        for item, result in read(items, preprocess):
             if isinstance(result, ImageError):
                 failures.append((item.id, result.reason))
                 continue
@@ -72,11 +81,12 @@ def load(
                 images = torch.cat([images, torch.empty_like(images)])
             images.numpy()[len(labels)] = result[0].transpose(2, 0, 1)
             labels.append(item.label)
+            names.append(item.id)
             if limit is not None and len(labels) >= limit:
                 break
     if not labels:
         raise InputError(f"no readable image in {path}; name a folder of images or Parquet files with an image column")
-    return ImageSet(images[: len(labels)], labels, failures)
+    return ImageSet(images[: len(labels)], labels, failures, names)
 
 
 def splits(path: str) -> tuple[discover.Source, discover.Source | None]:
@@ -104,6 +114,9 @@ def summary(images: Images) -> dict[str, Any]:
     if isinstance(images, Stream):
         facts |= {"storage": "stream", "fingerprint": images.fingerprint}
         failures = [{"row": row} | f for row, f in zip(images.failed_rows(), failures, strict=True)]
+        if images.lost:
+            lost = sorted(images.lost.items())
+            facts["lost"] = [{"row": row, "path": path, "reason": reason} for row, (path, reason) in lost]
     return facts | {"failures": failures}
 
 

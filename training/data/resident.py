@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,14 +14,19 @@ from training.data.rows import spread
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images uint8 `[n, 3, size, size]`, labels `[n]` (None where there are none), and what could not be read."""
+    """Images uint8 `[n, 3, size, size]`, labels `[n]` (None where there are none), what could not be read, and the names."""
 
     images: Tensor
     labels: list[str | int | None]
     failures: list[tuple[str, str]]
+    names: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def name(self, row: int) -> str:
+        """What an image is called where it came from; its number where that is not known."""
+        return self.names[row] if self.names else str(row)
 
     def order(self, generator: torch.Generator) -> Tensor:
         """The order of an epoch: a permutation of the row numbers."""

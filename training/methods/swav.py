@@ -39,8 +39,9 @@ def swapped_prediction(scores: Tensor, codes: Tensor, *, temperature: float) -> 
 class SwAV(Method):
     """The first two views are assigned to prototypes, every view predicts them.
 
-    `queue` older embeddings per process join the assignment from `queue_from` on, for batches smaller than a few times
-    the number of prototypes (section 4.3). Until `freeze_until` the prototypes don't learn. Both are shares of the run.
+    `queue` older embeddings per process join the assignment from `queue_from` on, once there are as many, for batches
+    smaller than a few times the number of prototypes (section 4.3). Until `freeze_until` the prototypes don't learn. Both
+    are shares of the run.
     """
 
     paper = "arXiv:2006.09882"
@@ -85,14 +86,18 @@ class SwAV(Method):
 
         losses = []
         for i in range(2):
-            pool = crops[i].detach()
+            scored = crops[i].detach()
+            codes = sinkhorn(scored, epsilon=self.epsilon, iterations=self.iterations)
             if length := self.queue.shape[2]:
                 if progress >= self.queue_from:
-                    pool = torch.cat([pool, score(self.queue[i, distributed.rank()], weight.detach())])
+                    older = self.queue[i, distributed.rank()]
+                    pool = torch.cat([scored, score(older, weight.detach())])
+                    wider = sinkhorn(pool, epsilon=self.epsilon, iterations=self.iterations)[:n]
+                    # only a full queue counts, as in the authors' code; told on the device, so that nothing waits
+                    codes = torch.where(older[-1].any(), wider, codes)
                 # filled from the start, so that it is full when its time comes
                 newest = distributed.gather(z[i * n : (i + 1) * n].detach()).view(distributed.world(), n, -1)
                 self.queue[i] = torch.cat([newest, self.queue[i]], dim=1)[:, :length]
-            codes = sinkhorn(pool, epsilon=self.epsilon, iterations=self.iterations)[:n]
             others = [swapped_prediction(c, codes, temperature=self.temperature) for j, c in enumerate(crops) if j != i]
             losses.append(torch.stack(others).mean())
         loss = torch.stack(losses).mean()
