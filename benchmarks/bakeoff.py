@@ -150,13 +150,13 @@ def main() -> None:
         quick = None if args.epochs else json.loads((run / "speed.json").read_text())
         epochs = args.epochs or quick * args.minutes * 60 / images
         command = [sys.executable, "-m", "training", base, "--data", str(args.train), "-o", str(run), "--resume"]
-        subprocess.run(
+        done = subprocess.run(
             [*command, *sets, "--set", f"epochs={epochs:.4f}", "--set", f"warmup_epochs={0.03 * epochs:.4f}"],
-            check=True,
+            check=False,
             env=os.environ | {"OMP_NUM_THREADS": str(args.threads)},
         )
         if not finished(run):
-            raise SystemExit(f"{name} was stopped; the same command goes on")
+            raise SystemExit(f"{name} ended with exit code {done.returncode}; the same command goes on")
         facts = {"speed": quick and round(quick), "images_seen": round(epochs * images), **score(trained(run), judges)}
         result.write_text(json.dumps(facts, indent=1) + "\n")
         print(name, facts, flush=True)

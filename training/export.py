@@ -14,18 +14,28 @@ import torch
 from numpy.typing import NDArray
 
 from sslzoo import hub, registry
-from sslzoo.baselines import knn_table
+from sslzoo.baselines import table
+from sslzoo.embeddings import Embeddings
 from sslzoo.encoder import Encoder
 from sslzoo.errors import InputError
+from sslzoo.evaluate.knn import knn
+from sslzoo.evaluate.linear import linear
+from sslzoo.evaluate.score import Score
 from sslzoo.images import discover
 from sslzoo.spec import Canary, EncoderSpec, ReportedScore, feature_dim
 from training import checkpoint, recipe
 from training.methods import METHODS
-from training.picture import neighbours
+from training.picture import curve, neighbours
 
 CANARY = "cat-chelsea.jpg"
 CARD = Path(__file__).parent / "card.md"
-PICTURE = "neighbours.jpg"
+PICTURE, CURVE = "neighbours.jpg", "curve.png"
+CURVES = """
+![Loss, spread and effective rank over the epochs](curve.png)
+
+Over the epochs: the loss, and of the projections of a batch the standard deviation times √d (1: spread over the sphere, 0:
+collapsed) and the effective rank. At the last step they are {loss:.3f}, {std:.2f} and {rank:.0f}.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +102,9 @@ def export(
     spec = dataclasses.replace(spec, canary=canary(spec), scores=tuple(measure(spec, scores or {})))
     final = dataclasses.replace(spec, sources=())
     credits = neighbours(spec, folder / PICTURE)
-    hub.write_texts(folder, final, render_card(final, facts, credits))
+    log = read_log(run / checkpoint.LOG)
+    drawn = bool(log) and curve(log, folder / CURVE)
+    hub.write_texts(folder, final, render_card(final, facts, credits, CURVES.format(**log[-1]) if drawn else ""))
     for record in (checkpoint.FACTS, checkpoint.LOG):
         if (run / record).is_file():
             shutil.copy(run / record, folder / record)
@@ -145,20 +157,25 @@ def splits(folder: Path) -> tuple[list[Path], list[Path]]:
     return train, test
 
 
+def _judge(bank: Embeddings, probes: Embeddings | None) -> list[Score]:
+    assert probes is not None  # `splits` gives both
+    return [*knn(bank, probes), linear(bank, probes)]
+
+
 def measure(spec: EncoderSpec, data: Mapping[str, Path]) -> list[ReportedScore]:
-    """kNN scores on labelled data sets, with random weights and raw pixels beside them."""
+    """kNN and linear scores on labelled data sets, with random weights and raw pixels beside them."""
     reported = []
     for name, folder in data.items():
         name, _, benchmark = name.partition("@")
         train, test = splits(folder)
-        ours, random, pixels = knn_table(train, test, spec, device="cpu", precision="fp32").values()
+        ours, random, pixels = table(_judge, train, test, spec, device="cpu", precision="fp32").values()
         hashes = ", ".join(f"{path.name} {hub.sha256(path)[:8]}" for path in (*train, *test))
         for score, baseline, raw in zip(ours, random, pixels, strict=True):
             dataset = f"{name} (sha256 of {hashes})"
             reported.append(
                 ReportedScore(
                     dataset,
-                    metric="knn_top1",
+                    metric=score.protocol.partition("@")[0],
                     protocol=score.protocol,
                     value=round(score.value, 4),
                     interval=round(score.interval(), 4),
@@ -171,8 +188,14 @@ def measure(spec: EncoderSpec, data: Mapping[str, Path]) -> list[ReportedScore]:
     return reported
 
 
-def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str) -> str:
-    """The model card, from the template, what is known, and who took the photos of its picture."""
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """A run's reports, in order; of a step that was made twice, before and after an interruption, the later one."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return sorted({line["step"]: line for line in lines}.values(), key=lambda line: int(line["step"]))
+
+
+def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, curves: str) -> str:
+    """The model card, from the template, what is known, who took the photos of its picture, and what its curves show."""
     known = registry.known().get(spec.name)
     load = f'sslzoo.load("{spec.name}")' if known is not None and known.sha256 == spec.sha256 else hub.HERE
     rows = ["| data | protocol | this encoder | random weights | raw pixels |", "|---|---|---|---|---|"]
@@ -183,6 +206,7 @@ def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str) -> st
     defaults = dict.fromkeys(("processor", "threads", "torch", "images", "minutes"), "?")
     table = "\n".join(rows) if spec.scores else "Not measured."
     remark = f" {facts['remark']}" if "remark" in facts else ""
+    values |= {"curves": curves}
     values |= {"remark": remark, "epochs": f"{spec.epochs:g}" if spec.epochs else "?"}
     values |= {"metadata": hub.metadata(spec), "example": hub.example(spec, load), "credits": credits, "scores": table}
     return Template(CARD.read_text(encoding="utf-8")).substitute(defaults | values)

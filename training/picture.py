@@ -1,9 +1,11 @@
-"""The picture on a card: example photos with their nearest neighbours among the others, and who took them."""
+"""The pictures on a card: example photos with their nearest neighbours, who took them, and the run's curves."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -16,6 +18,7 @@ PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
 QUERIES = ("windmill-1.jpg", "panda-1.jpg", "night-colosseum.jpg", "fish-goldfish.jpg", "space-nebula.jpg")
 NEIGHBOURS = 5
 TILE, GAP = 128, 6  # px
+CURVES = {"loss": "loss", "std": "std·√d of the projections", "rank": "effective rank of the projections"}
 
 
 def neighbours(spec: EncoderSpec, path: Path) -> str:
@@ -47,3 +50,25 @@ def credits(names: list[str]) -> str:
         row[0]: row for row in (re.split(r" *\| *", line.strip("| ")) for line in text.splitlines()) if len(row) > 4
     }
     return "; ".join(f"{name} by {rows[name][2]} ({rows[name][3].partition(',')[0]})" for name in names)
+
+
+def curve(log: Sequence[Mapping[str, Any]], path: Path) -> bool:
+    """Draws the loss, the spread and the effective rank that a run reported against its epochs.
+
+    False where Matplotlib isn't installed (the extra `train`): a card does without.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(9, 2.4), layout="constrained")
+    for axes, (key, title) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
+        axes.plot([line["epoch"] for line in log], [line[key] for line in log], color="#2b6cb0", linewidth=1.2)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+        if key != "loss":
+            axes.set_ylim(bottom=0)
+    figure.savefig(path, dpi=150)
+    return True

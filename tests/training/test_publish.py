@@ -152,7 +152,7 @@ def test_a_run_is_exported_first(run, server, checkout, photos, tmp_path):
     from huggingface_hub import parse_eval_result_entries
 
     results = sorted(name for name in files if name.startswith(".eval_results/"))
-    assert len(results) == 2  # two protocols
+    assert len(results) == 3  # kNN by two protocols and the linear probe
     (found,) = parse_eval_result_entries(yaml.safe_load(files[results[0]]))
     assert (found.dataset_id, found.task_id) == ("org/drawings", "top1")
     assert found.value == pytest.approx(100 * entry["scores"][0]["value"], abs=0.01)
