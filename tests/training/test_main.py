@@ -13,7 +13,6 @@ import sslzoo
 from sslzoo import hub
 from training import __main__ as cli
 from training import recipe
-from training.export import read_log
 
 
 @pytest.fixture
@@ -271,10 +270,3 @@ def test_collapsed_outputs_are_told(run, photos):
     code, _, err = run("simsiam-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, *sets)
     assert code in (0, None)
     assert "the outputs have collapsed (std 0.0" in err and "--set lr_per_256" in err
-
-
-def test_a_step_that_was_made_twice_is_read_once(tmp_path):
-    lines = [{"step": 5, "loss": 3.0}, {"step": 9, "loss": 2.0}, {"step": 7, "loss": 2.5}, {"step": 9, "loss": 1.0}]
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [line["loss"] for line in read_log(tmp_path / "log.jsonl")] == [3.0, 2.5, 1.0]
-    assert read_log(tmp_path / "none.jsonl") == []
