@@ -28,6 +28,10 @@ Source = Annotated[
     ),
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Embeddings folder; by default ./<IN's name>.emb.")]
+Format = Annotated[
+    str,
+    typer.Option(callback=one_of("parquet", "npy", "csv"), help="parquet; with npy or csv, these are written too."),
+]
 
 
 def embed(
@@ -80,10 +84,7 @@ def embed(
         ),
     ] = "local",
     actors: Annotated[int, typer.Option(min=0, help="Encoders of --engine ray; 0: one a GPU, or one a machine.")] = 0,
-    format: Annotated[
-        str,
-        typer.Option(callback=one_of("parquet", "npy", "csv"), help="parquet; with npy or csv, these are written too."),
-    ] = "parquet",
+    format: Format = "parquet",
     dtype: Annotated[
         str,
         typer.Option(
@@ -96,7 +97,7 @@ def embed(
 ) -> None:
     """Turn images into vectors: an embeddings folder of Parquet parts, with the failures listed beside them."""
     from sslzoo.images.decode import PIXEL_LIMIT, Policy
-    from sslzoo.pipeline import formats, plan, run
+    from sslzoo.pipeline import plan, run
     from sslzoo.pipeline.output import prepare_output
 
     make_lean()
@@ -106,6 +107,11 @@ def embed(
         raise InputError("--shard writes beside other shards; leave out --update and --overwrite, or choose another -o")
     share = _shard(shard) if shard is not None else None
     out = output or Path(stem(source) + ".emb")
+    if shard is not None and format != "parquet":
+        raise InputError(
+            f"--format {format} is written of the whole, not of a shard; leave it out, and give it at the end: "
+            f"sslzoo merge {out} --format {format}"
+        )
     choices: dict[str, Any] = {
         "device": device,
         "precision": precision,
@@ -156,19 +162,29 @@ def embed(
     if share is not None:
         _print_shard(result, out, f"{share[0]}/{share[1]}", as_json)
         return
-    if format != "parquet":
-        typer.echo(f"{formats.convert(out, format)}: the same as {format}", err=True)
+    _write_format(out, format)
     _print_result(result.manifest, out, as_json)
 
 
 def merge(
     folder: Annotated[Path, typer.Argument(metavar="EMB", help="A folder that all shards have written.")],
+    format: Format = "parquet",
     as_json: Json = False,
 ) -> None:
     """Complete an embeddings folder that was written in shards."""
     from sslzoo.pipeline.writer import merge as complete
 
-    _print_result(complete(folder).manifest, folder, as_json)
+    manifest = complete(folder).manifest
+    _write_format(folder, format)
+    _print_result(manifest, folder, as_json)
+
+
+def _write_format(folder: Path, format: str) -> None:
+    """The vectors of a finished folder once more, where another format was asked for."""
+    from sslzoo.pipeline import formats
+
+    if format != "parquet":
+        typer.echo(f"{formats.convert(folder, format)}: the same as {format}", err=True)
 
 
 def _say_ignored(ctx: typer.Context, settled: dict[str, Any], out: Path) -> None:
