@@ -196,7 +196,7 @@ def test_shards_report_as_the_whole_does(run, photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sslzoo.pipeline.run.Job, "embed_part", interrupted)
     code, _, err = run("embed", "in", "-o", "f", "-m", "pixels-32", "-q", "--shard", "0/1")
-    assert (code, err) == (130, "interrupted; finished parts are kept, and the same command goes on\n")
+    assert (code, err) == (130, "interrupted; what is finished is kept, and the same command goes on\n")
 
 
 def test_options_that_a_folder_has_settled_are_said_to_go_for_nothing(run, photos):
@@ -501,7 +501,10 @@ def test_update_keeps_the_index_and_the_users_own_files(run, photos, tmp_path):
     run("index", "p.emb")
     for name in ("notes.txt", ".hidden"):
         (tmp_path / "p.emb" / name).write_text("mine")
-    assert run("embed", photos, "-o", "p.emb", "-q", "--update")[0] == 0
+    code, out, _ = run("embed", photos, "-o", "p.emb", "-q", "--update")
+    assert code == 0 and out.endswith("12 kept, 0 made anew, 0 added, 0 dropped\n")
+    code, out, _ = run("embed", photos, "-o", "p.emb", "-q", "--update", "--json")
+    assert json.loads(out)["update"] == {"kept": 12, "changed": 0, "added": 0, "dropped": 0}
     assert all((tmp_path / "p.emb" / name).read_text() == "mine" for name in ("notes.txt", ".hidden"))
     assert (tmp_path / "p.emb" / "index").is_dir()
     assert run("search", "p.emb", "bars/0.jpg", "-k", 1)[0] == 0

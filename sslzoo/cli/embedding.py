@@ -147,7 +147,7 @@ def embed(
             out,
             deterministic=deterministic,
             progress=not quiet,
-            stop=_stop_on_interrupt(),
+            stop=_stop_on_interrupt("part" if engine == "ray" else "batch"),
             **wanted,
             **choices,
         )
@@ -155,7 +155,7 @@ def embed(
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C while leaving changes nothing
         again = "the same command" + ("" if share is not None else " with --resume")
-        typer.echo(f"interrupted; finished parts are kept, and {again} goes on", err=True)
+        typer.echo(f"interrupted; what is finished is kept, and {again} goes on", err=True)
         if engine == "ray":
             os._exit(130)  # Ray's threads outlive its shutdown, and now and then end the process with 1
         raise typer.Exit(130) from None
@@ -212,7 +212,7 @@ def _print_shard(m: dict[str, Any], out: Path, shard: str, as_json: bool) -> Non
 def _facts(m: dict[str, Any], out: Path) -> dict[str, Any]:
     """What a program wants to know of a result."""
     keys = ("model", "space", "precision", "backend", "rows", "failed", "left_out")
-    return {key: m[key] for key in keys} | {"output": str(out)}
+    return {key: m[key] for key in keys} | {"output": str(out)} | ({"update": m["update"]} if "update" in m else {})
 
 
 def _print_result(m: dict[str, Any], out: Path, as_json: bool) -> None:
@@ -222,6 +222,8 @@ def _print_result(m: dict[str, Any], out: Path, as_json: bool) -> None:
         typer.echo(
             f"{out}: {m['rows']} vectors of {m['dim']} numbers by {m['model']} ({m['precision']}, {m['backend']})"
         )
+        if update := m.get("update"):
+            typer.echo("{kept} kept, {changed} made anew, {added} added, {dropped} dropped".format(**update))
         left_out = m["left_out"]
         if isinstance(left_out, dict) and left_out:
             typer.echo("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()), err=True)
@@ -249,15 +251,15 @@ def _print_plan(plan: object, as_json: bool) -> None:
         typer.echo(f"about {time} and {size / 1e6:.1f} MB of vectors")
 
 
-def _stop_on_interrupt() -> Callable[[], bool]:
-    """True after Ctrl-C, so that the current part is finished; a second Ctrl-C stops at once."""
+def _stop_on_interrupt(unit: str) -> Callable[[], bool]:
+    """True after Ctrl-C, so that the current batch or part is finished; a second Ctrl-C stops at once."""
     asked: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        typer.echo("finishing the current part; press Ctrl-C again to stop at once", err=True)
+        typer.echo(f"finishing the current {unit}; press Ctrl-C again to stop at once", err=True)
 
     with contextlib.suppress(ValueError):  # not in the main thread: whoever called us there handles signals
         signal.signal(signal.SIGINT, on_signal)
