@@ -173,6 +173,16 @@ def test_an_interrupt_before_the_command_has_begun_is_quiet(run, monkeypatch):
     assert (done.returncode, done.stderr) == (130, "")
 
 
+@pytest.mark.parametrize(("chosen", "used"), [(None, "system"), ("mimalloc", "mimalloc")])
+def test_arrow_shares_the_allocator_of_the_process_unless_told_otherwise(monkeypatch, chosen, used):
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
+    if chosen:
+        monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", chosen)
+    code = "from sslzoo.cli import process; process.make_lean(); import pyarrow as pa; print(pa.default_memory_pool())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"backend_name={used}" in done.stdout
+
+
 def test_shards_report_as_the_whole_does(run, photos, tmp_path, monkeypatch):
     shutil.copytree(photos / "bars", tmp_path / "in")
     (tmp_path / "in" / "bad.jpg").write_text("text")
