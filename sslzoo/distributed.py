@@ -225,7 +225,8 @@ def _ours(error: BaseException) -> SslzooError:
     """The error of ours that an error of Ray's wraps, or else Ray's in one line."""
     inner: BaseException | None = error
     while inner is not None:
-        if isinstance(inner, SslzooError):
+        # what Ray raises for an error of ours is of both classes, and its message is a traceback
+        if isinstance(inner, SslzooError) and not isinstance(inner, ray.exceptions.RayError):
             return inner
         inner = getattr(inner, "cause", None) or inner.__cause__
     return InputError(

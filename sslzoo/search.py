@@ -7,7 +7,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslzoo.embeddings import Embeddings
-from sslzoo.errors import InputError, SpaceMismatch
+from sslzoo.errors import ImageError, InputError, SpaceMismatch
 from sslzoo.images.decode import Policy, decode
 from sslzoo.index import ExactIndex, Neighbours
 from sslzoo.index.collection import Collection
@@ -25,6 +25,9 @@ URL_SECONDS = 20.0
 SHOWN = 200  # letters of a query in a message
 WEB = ("http://", "https://")
 AGENT = "sslzoo (image search)"
+
+
+Failure = tuple[str, InputError | OSError]  # the query as it was given, and why there is nothing to search by
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ def search_images(
     of these, and SpaceMismatch when the encoder is not the one that made the collection.
     """
     index = collection if isinstance(collection, ExactIndex) else ExactIndex(collection)
-    read = read_queries(index.collection, queries, device=device)
+    read, failures = read_queries(index.collection, queries, device=device)
+    for _, error in failures:
+        raise error
     found = search_by(index, read, k, exclude_self=exclude_self, threshold=threshold, prefix=prefix, where=where)
     return [query.name for query in read], found
 
@@ -79,30 +84,47 @@ def search_by(
     return index.search(probes, k, exclude=exclude, within=within, threshold=threshold)
 
 
-def read_queries(collection: Collection, queries: Sequence[str], *, device: str = "auto") -> list[Query]:
-    """What `search_images` searches by, one or more for each query; pictures go through the encoder together."""
+def read_queries(
+    collection: Collection, queries: Sequence[str], *, device: str = "auto"
+) -> tuple[list[Query], list[Failure]]:
+    """What `search_images` searches by, one or more for each query that can be read, and the failures.
+
+    Pictures go through the encoder together.
+    """
     read: list[list[Query]] = []
-    pictures: dict[int, Path | bytes] = {}  # by the query's place
+    pictures: dict[int, tuple[Path | bytes, bytes]] = {}  # by the query's place
+    failures: dict[int, InputError | OSError] = {}
     for place, query in enumerate(queries):
         read.append([])
-        row = _row(collection, query)
-        if row is not None:
-            read[place] = [Query(query, collection.vectors_at(np.array([row]))[0], row)]
-        elif query.endswith(".npy"):
-            rows = _array(Path(query), collection.dim)
-            several = [f"{query}[{i}]" for i in range(len(rows))] if len(rows) > 1 else [query]
-            read[place] = [Query(name, vector) for name, vector in zip(several, rows, strict=True)]
-        elif query == "-":
-            pictures[place] = _limited(sys.stdin.buffer.read(URL_BYTES + 1), "standard input")
-        elif query.startswith(WEB):
-            pictures[place] = download(query)
-        else:
-            pictures[place] = Path(query)
-    names = ["standard input" if queries[place] == "-" else queries[place] for place in pictures]
-    vectors = _embed(collection, dict(zip(names, pictures.values(), strict=True)), device)
-    for (place, picture), name in zip(pictures.items(), names, strict=True):
-        read[place] = [Query(queries[place], vectors[name], None, picture)]
-    return list(itertools.chain.from_iterable(read))
+        try:
+            row = _row(collection, query)
+            if row is not None:
+                read[place] = [Query(query, collection.vectors_at(np.array([row]))[0], row)]
+            elif query.endswith(".npy"):
+                rows = _array(Path(query), collection.dim)
+                several = [f"{query}[{i}]" for i in range(len(rows))] if len(rows) > 1 else [query]
+                read[place] = [Query(name, vector) for name, vector in zip(several, rows, strict=True)]
+            else:
+                pictures[place] = _picture(query)
+        except (InputError, OSError) as error:
+            failures[place] = error
+    vectors, unreadable = _embed(collection, {place: data for place, (_, data) in pictures.items()}, device)
+    for place, reason in unreadable.items():
+        failures[place] = ImageError(reason, "standard input" if queries[place] == "-" else queries[place])
+    for place, vector in vectors.items():
+        read[place] = [Query(queries[place], vector, None, pictures[place][0])]
+    return list(itertools.chain.from_iterable(read)), [(queries[place], failures[place]) for place in sorted(failures)]
+
+
+def _picture(query: str) -> tuple[Path | bytes, bytes]:
+    """A picture as a contact sheet takes it, and its bytes."""
+    if query == "-":
+        data = _limited(sys.stdin.buffer.read(URL_BYTES + 1), "standard input")
+    elif query.startswith(WEB):
+        data = download(query)
+    else:
+        return Path(query), Path(query).read_bytes()
+    return data, data
 
 
 def _row(collection: Collection, query: str) -> int | None:
@@ -128,6 +150,8 @@ def _array(path: Path, dim: int) -> NDArray[np.float32]:
         raise InputError(f"{path} is not an array of numbers ({error}); write one with numpy.save") from None
     if vectors.ndim != 2 or vectors.shape[1] != dim or not len(vectors):
         raise InputError(f"{path} has shape {values.shape}; the collection needs [{dim}] or [n, {dim}], n at least 1")
+    if not np.isfinite(vectors).all():
+        raise InputError(f"{path} holds NaN or infinity, which is near to nothing; make its vectors again")
     return vectors
 
 
@@ -151,35 +175,42 @@ def _limited(data: bytes, name: str, limit: int = URL_BYTES) -> bytes:
     return data
 
 
-def _embed(collection: Collection, pictures: Mapping[str, Path | bytes], device: str) -> dict[str, NDArray[np.float32]]:
-    """The vector of each picture, by the encoder, precision and decode policy that made the collection."""
+def _embed(
+    collection: Collection, pictures: Mapping[int, bytes], device: str
+) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
+    """The vector of each picture, by the encoder, precision and decode policy that made the collection; or why it has none."""
     if not pictures:
-        return {}
+        return {}, {}
     from sslzoo.pipeline.run import embed
 
     manifest = collection.manifest
     source: str = manifest.get("model_source", "")
     model = source if source.startswith("local-dir:") else collection.model
-    # bytes, not paths: of a path that is an archive, the members would be embedded
-    data = [picture if isinstance(picture, bytes) else picture.read_bytes() for picture in pictures.values()]
     policy = Policy.of(manifest)
     choices = {"device": device, "precision": manifest.get("precision", "fp32"), "policy": policy}
     try:
-        made = embed(data, model, int8=collection.folder, **choices)
+        # bytes, not paths: of a path that is an archive, the members would be embedded
+        made = embed(list(pictures.values()), model, int8=collection.folder, **choices)
     except InputError:
-        _require_readable(pictures, data, policy)
-        raise
-    if len(made) < len(data):
-        _require_readable(pictures, data, policy)
+        unreadable = _unreadable(pictures, policy)
+        if len(unreadable) < len(pictures):
+            raise
+        return {}, unreadable
+    unreadable = _unreadable(pictures, policy) if len(made) < len(pictures) else {}
     if made.space != collection.space:
         raise SpaceMismatch(
             f"the collection was made by {collection.model} (space {collection.space[:8]}), the query by {made.model} (space "
             f"{made.space[:8]}): the weights have changed; embed the collection again"
         )
-    return dict(zip(pictures, made.vectors, strict=True))
+    return dict(zip((place for place in pictures if place not in unreadable), made.vectors, strict=True)), unreadable
 
 
-def _require_readable(names: Iterable[str], data: Iterable[bytes], policy: Policy) -> None:
-    """Raises ImageError for the first picture that can't be decoded."""
-    for name, content in zip(names, data, strict=True):
-        decode(content, name=name, policy=policy)
+def _unreadable(pictures: Mapping[int, bytes], policy: Policy) -> dict[int, str]:
+    """Why a picture can't be decoded, for each that can't."""
+    reasons = {}
+    for place, data in pictures.items():
+        try:
+            decode(data, policy=policy)
+        except ImageError as error:
+            reasons[place] = error.reason
+    return reasons

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sslzoo
@@ -111,6 +113,7 @@ def test_some_failures_end_in_3(run, photos, tmp_path):
         (["embed", "PHOTOS", "--shard", "abc"], 2, "0/8, 1/8"),
         (["embed", "PHOTOS", "--shard", "4/4"], 2, "0/8, 1/8"),
         (["embed", "PHOTOS", "--shard", "0/4", "--overwrite"], 1, "leave out --update and --overwrite"),
+        (["embed", "PHOTOS", "--shard", "0/4", "--format", "npy", "-o", "e"], 1, "sslzoo merge e --format npy"),
         (["embed", "PHOTOS", "-j", "-1"], 2, "--workers"),
         (["embed"], 2, "Missing argument"),
         (["embed", "PHOTOS", "--nonsense"], 2, "No such option"),
@@ -170,6 +173,16 @@ def test_an_interrupt_before_the_command_has_begun_is_quiet(run, monkeypatch):
     assert (done.returncode, done.stderr) == (130, "")
 
 
+@pytest.mark.parametrize(("chosen", "used"), [(None, "system"), ("mimalloc", "mimalloc")])
+def test_arrow_shares_the_allocator_of_the_process_unless_told_otherwise(monkeypatch, chosen, used):
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
+    if chosen:
+        monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", chosen)
+    code = "from sslzoo.cli import process; process.make_lean(); import pyarrow as pa; print(pa.default_memory_pool())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"backend_name={used}" in done.stdout
+
+
 def test_shards_report_as_the_whole_does(run, photos, tmp_path, monkeypatch):
     shutil.copytree(photos / "bars", tmp_path / "in")
     (tmp_path / "in" / "bad.jpg").write_text("text")
@@ -180,7 +193,11 @@ def test_shards_report_as_the_whole_does(run, photos, tmp_path, monkeypatch):
     assert "1 images could not be read" in err
     code, out, _ = run(*options)
     assert (code, out) == (3, "e: shard 0/1 of 1 parts is done; after the last one: sslzoo merge e\n")
-    assert run("merge", "e")[0] == 3
+    code, _, err = run("merge", "e", "--format", "npy")
+    assert code == 3 and f"{Path('e', 'npy')}: the same as npy" in err
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "e" / "npy" / "img_emb" / "img_emb_00000.npy"), sslzoo.embed("in", "pixels-32").vectors
+    )
     code, out, _ = run(*options)
     assert (code, out) == (3, "e is merged already, 6 vectors; there is nothing to do for shard 0/1\n")
 
@@ -189,7 +206,7 @@ def test_shards_report_as_the_whole_does(run, photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sslzoo.pipeline.run.Job, "embed_part", interrupted)
     code, _, err = run("embed", "in", "-o", "f", "-m", "pixels-32", "-q", "--shard", "0/1")
-    assert (code, err) == (130, "interrupted; finished parts are kept, and the same command goes on\n")
+    assert (code, err) == (130, "interrupted; what is finished is kept, and the same command goes on\n")
 
 
 def test_options_that_a_folder_has_settled_are_said_to_go_for_nothing(run, photos):
@@ -494,7 +511,10 @@ def test_update_keeps_the_index_and_the_users_own_files(run, photos, tmp_path):
     run("index", "p.emb")
     for name in ("notes.txt", ".hidden"):
         (tmp_path / "p.emb" / name).write_text("mine")
-    assert run("embed", photos, "-o", "p.emb", "-q", "--update")[0] == 0
+    code, out, _ = run("embed", photos, "-o", "p.emb", "-q", "--update")
+    assert code == 0 and out.endswith("12 kept, 0 made anew, 0 added, 0 dropped\n")
+    code, out, _ = run("embed", photos, "-o", "p.emb", "-q", "--update", "--json")
+    assert json.loads(out)["update"] == {"kept": 12, "changed": 0, "added": 0, "dropped": 0}
     assert all((tmp_path / "p.emb" / name).read_text() == "mine" for name in ("notes.txt", ".hidden"))
     assert (tmp_path / "p.emb" / "index").is_dir()
     assert run("search", "p.emb", "bars/0.jpg", "-k", 1)[0] == 0

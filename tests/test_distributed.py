@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sslzoo
+from sslzoo.errors import UnknownModel
 
 from .conftest import draw
 
@@ -137,6 +138,17 @@ def test_what_ray_cannot_do_is_said(folder, tmp_path):
         assert message in err
         assert "Traceback" not in err
     assert not (tmp_path / "e").exists()
+
+
+def test_an_error_of_ours_comes_back_from_ray_as_it_was_raised():
+    from ray.exceptions import RayTaskError
+
+    from sslzoo import distributed
+
+    error = UnknownModel("unknown model 'byoll'; did you mean byol-r50?", ["byol-r50"])
+    wrapped = RayTaskError("_manifest", "Traceback (most recent call last): …", error).as_instanceof_cause()
+    assert isinstance(wrapped, UnknownModel) and str(wrapped) != str(error)  # it has Ray's traceback in it
+    assert str(distributed._ours(wrapped)) == "unknown model 'byoll'; did you mean byol-r50?"
 
 
 def test_usage_is_not_reported(monkeypatch):

@@ -219,6 +219,44 @@ def test_stopping_between_parts_keeps_what_is_finished(mixed, encoder, tmp_path)
     np.testing.assert_allclose(resumed.vectors, sslzoo.embed(mixed, encoder).vectors, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["folder", "tar.gz", "float16"])
+def test_a_part_that_was_stopped_after_any_batch_goes_on_there(mixed, encoder, tmp_path, monkeypatch, kind):
+    source, options = mixed, {"batch_size": 3, "part_size": 8} | ({"dtype": "float16"} if kind == "float16" else {})
+    if kind == "tar.gz":  # members have neither size nor time, and a label beside them
+        source = tmp_path / "x.tar.gz"
+        (mixed / "bars" / "1.cls").write_text("7")
+        with tarfile.open(source, "w:gz") as tar:
+            tar.add(mixed, ".")
+    sslzoo.embed(source, encoder, tmp_path / "whole", **options)
+    opened = []
+    pixels = read.pixels
+    monkeypatch.setattr(read, "pixels", lambda item, *rest: opened.append(item.id) or pixels(item, *rest))
+    for asks in range(1, 8) if kind == "folder" else (2, 4):
+        asked = iter([False] * asks)
+        out = tmp_path / f"e{asks}"
+        try:
+            sslzoo.embed(source, encoder, out, stop=lambda asked=asked: next(asked, True), **options)
+        except Interrupted:
+            rows = sum(pq.read_metadata(path).num_rows for path in (*out.glob("part-*"), *out.glob(".part-*")))
+            opened.clear()
+            sslzoo.embed(source, encoder, out, resume=True)
+            assert len(opened) <= 12 + 3 - rows  # of the three that can't be read, those in a part that wasn't whole
+        else:
+            assert asks > 5
+        assert snapshot(out) == snapshot(tmp_path / "whole")
+
+
+def test_a_stopped_part_whose_files_changed_is_not_trusted(mixed, encoder, tmp_path):
+    asked = iter([False, False, True])
+    with pytest.raises(Interrupted, match="0 parts and 8 images of the next"):
+        sslzoo.embed(mixed, encoder, tmp_path / "e", batch_size=3, stop=lambda: next(asked))
+    (mixed / "bars" / "1.jpg").write_bytes((mixed / "circles" / "0.png").read_bytes())
+    resumed = sslzoo.embed(mixed, encoder, tmp_path / "e", resume=True)
+    fresh = sslzoo.embed(mixed, encoder)
+    assert resumed.ids == fresh.ids
+    np.testing.assert_allclose(resumed.vectors, fresh.vectors, rtol=1e-4, atol=1e-5)
+
+
 def test_update_embeds_what_changed_and_drops_what_is_gone(mixed, encoder, tmp_path, monkeypatch):
     sslzoo.embed(mixed, encoder, tmp_path / "e", part_size=4)
     (mixed / "bars" / "1.jpg").unlink()
@@ -232,6 +270,7 @@ def test_update_embeds_what_changed_and_drops_what_is_gone(mixed, encoder, tmp_p
     updated = sslzoo.embed(mixed, encoder, tmp_path / "e", update=True)
     # the changed, the new, and the three that failed before
     assert sorted(opened) == ["a.jpg", "bars/2b.jpg", "bars/3.jpg", "bars/9.jpg", "new/x.png", "z.jpg"]
+    assert updated.manifest["update"] == {"kept": 10, "changed": 1, "added": 2, "dropped": 1}
     fresh = sslzoo.embed(mixed, encoder)
     assert updated.ids == fresh.ids
     assert updated.labels == fresh.labels
@@ -240,6 +279,8 @@ def test_update_embeds_what_changed_and_drops_what_is_gone(mixed, encoder, tmp_p
     opened.clear()
     again = sslzoo.embed(mixed, encoder, tmp_path / "e", update=True)
     assert sorted(opened) == ["a.jpg", "bars/2b.jpg", "z.jpg"]
+    assert again.manifest["update"] == {"kept": 13, "changed": 0, "added": 0, "dropped": 0}
+    assert "update" not in sslzoo.open_embeddings(tmp_path / "e").manifest
     np.testing.assert_array_equal(again.vectors, updated.vectors)
 
 

@@ -173,7 +173,7 @@ def test_ctrl_c_finishes_the_part_and_a_second_one_stops_at_once(folder, whole, 
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "finishing the current part" in err
+    assert "finishing the current batch" in err
     assert "--resume goes on" in err
     assert 1 <= len(parts(tmp_path / "e")) < 8
     assert resumed(folder, tmp_path / "e") == whole
@@ -197,7 +197,7 @@ def test_ctrl_c_finishes_the_part_of_a_shard(folder, tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "finishing the current part" in err
+    assert "finishing the current batch" in err
     assert "the same command goes on" in err
     done = len(parts(tmp_path / "e"))
     assert 1 <= done < 8

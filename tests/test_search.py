@@ -82,11 +82,31 @@ def test_pictures_from_outside_search_an_index_too(run, folder, photos, tmp_path
     shown = [a["alt"] for tag, a in tags.found if tag == "img"]
     assert shown[::2] == [str(query) for query in queries]  # each query stands before what it found
 
-    (tmp_path / "bad.jpg").write_text("text")
-    for some in ([tmp_path / "bad.jpg"], [tmp_path / "new0.jpg", tmp_path / "bad.jpg"]):
+
+def test_a_bad_query_of_several_does_not_end_the_others(run, folder, photos, tmp_path):
+    for i in (1, 2):
+        (tmp_path / f"bad{i}.jpg").write_text("text")
+    (tmp_path / "new.jpg").write_bytes((photos / "bars" / "3.jpg").read_bytes())
+    np.save(tmp_path / "nan.npy", np.full(512, np.nan))
+    bad = [tmp_path / "bad1.jpg", "nowhere.jpg", tmp_path / "nan.npy", tmp_path / "bad2.jpg"]
+    reasons = ["bad1.jpg: not an image", "nowhere.jpg is neither a file", "nan.npy holds NaN", "bad2.jpg: not an image"]
+    good = [tmp_path / "new.jpg", "bars/0.jpg"]
+
+    code, out, err = run("search", folder, bad[0], good[0], *bad[1:], good[1], "-k", 1)
+    assert code == 3
+    assert out == f"{good[0]}:\n1.0000  bars/3.jpg\nbars/0.jpg:\n1.0000  bars/0.jpg\n"
+    assert len(err.splitlines()) == 4
+    assert all(line.startswith("error: ") and why in line for line, why in zip(err.splitlines(), reasons, strict=True))
+
+    code, out, _ = run("search", folder, bad[1], good[1], "-k", 1, "--json")
+    found, failed = json.loads(out)
+    assert (code, found["query"], found["neighbours"][0]["id"]) == (3, "bars/0.jpg", "bars/0.jpg")
+    assert (failed["query"], failed["neighbours"]) == ("nowhere.jpg", []) and reasons[1] in failed["error"]
+
+    for some in (bad[:1], bad):
         code, out, err = run("search", folder, *some)
         assert (code, out) == (1, "")
-        assert err.startswith(f"error: {tmp_path / 'bad.jpg'}: not an image")
+        assert err.count("error: ") == len(some)
 
 
 def test_wrong_queries(run, folder, server, tmp_path):

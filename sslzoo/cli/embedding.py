@@ -28,6 +28,10 @@ Source = Annotated[
     ),
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Embeddings folder; by default ./<IN's name>.emb.")]
+Format = Annotated[
+    str,
+    typer.Option(callback=one_of("parquet", "npy", "csv"), help="parquet; with npy or csv, these are written too."),
+]
 
 
 def embed(
@@ -80,10 +84,7 @@ def embed(
         ),
     ] = "local",
     actors: Annotated[int, typer.Option(min=0, help="Encoders of --engine ray; 0: one a GPU, or one a machine.")] = 0,
-    format: Annotated[
-        str,
-        typer.Option(callback=one_of("parquet", "npy", "csv"), help="parquet; with npy or csv, these are written too."),
-    ] = "parquet",
+    format: Format = "parquet",
     dtype: Annotated[
         str,
         typer.Option(
@@ -96,7 +97,7 @@ def embed(
 ) -> None:
     """Turn images into vectors: an embeddings folder of Parquet parts, with the failures listed beside them."""
     from sslzoo.images.decode import PIXEL_LIMIT, Policy
-    from sslzoo.pipeline import formats, plan, run
+    from sslzoo.pipeline import plan, run
     from sslzoo.pipeline.output import prepare_output
 
     make_lean()
@@ -106,6 +107,11 @@ def embed(
         raise InputError("--shard writes beside other shards; leave out --update and --overwrite, or choose another -o")
     share = _shard(shard) if shard is not None else None
     out = output or Path(stem(source) + ".emb")
+    if shard is not None and format != "parquet":
+        raise InputError(
+            f"--format {format} is written of the whole, not of a shard; leave it out, and give it at the end: "
+            f"sslzoo merge {out} --format {format}"
+        )
     choices: dict[str, Any] = {
         "device": device,
         "precision": precision,
@@ -141,7 +147,7 @@ def embed(
             out,
             deterministic=deterministic,
             progress=not quiet,
-            stop=_stop_on_interrupt(),
+            stop=_stop_on_interrupt("part" if engine == "ray" else "batch"),
             **wanted,
             **choices,
         )
@@ -149,26 +155,36 @@ def embed(
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C while leaving changes nothing
         again = "the same command" + ("" if share is not None else " with --resume")
-        typer.echo(f"interrupted; finished parts are kept, and {again} goes on", err=True)
+        typer.echo(f"interrupted; what is finished is kept, and {again} goes on", err=True)
         if engine == "ray":
             os._exit(130)  # Ray's threads outlive its shutdown, and now and then end the process with 1
         raise typer.Exit(130) from None
     if share is not None:
         _print_shard(result, out, f"{share[0]}/{share[1]}", as_json)
         return
-    if format != "parquet":
-        typer.echo(f"{formats.convert(out, format)}: the same as {format}", err=True)
+    _write_format(out, format)
     _print_result(result.manifest, out, as_json)
 
 
 def merge(
     folder: Annotated[Path, typer.Argument(metavar="EMB", help="A folder that all shards have written.")],
+    format: Format = "parquet",
     as_json: Json = False,
 ) -> None:
     """Complete an embeddings folder that was written in shards."""
     from sslzoo.pipeline.writer import merge as complete
 
-    _print_result(complete(folder).manifest, folder, as_json)
+    manifest = complete(folder).manifest
+    _write_format(folder, format)
+    _print_result(manifest, folder, as_json)
+
+
+def _write_format(folder: Path, format: str) -> None:
+    """The vectors of a finished folder once more, where another format was asked for."""
+    from sslzoo.pipeline import formats
+
+    if format != "parquet":
+        typer.echo(f"{formats.convert(folder, format)}: the same as {format}", err=True)
 
 
 def _say_ignored(ctx: typer.Context, settled: dict[str, Any], out: Path) -> None:
@@ -196,7 +212,7 @@ def _print_shard(m: dict[str, Any], out: Path, shard: str, as_json: bool) -> Non
 def _facts(m: dict[str, Any], out: Path) -> dict[str, Any]:
     """What a program wants to know of a result."""
     keys = ("model", "space", "precision", "backend", "rows", "failed", "left_out")
-    return {key: m[key] for key in keys} | {"output": str(out)}
+    return {key: m[key] for key in keys} | {"output": str(out)} | ({"update": m["update"]} if "update" in m else {})
 
 
 def _print_result(m: dict[str, Any], out: Path, as_json: bool) -> None:
@@ -206,6 +222,8 @@ def _print_result(m: dict[str, Any], out: Path, as_json: bool) -> None:
         typer.echo(
             f"{out}: {m['rows']} vectors of {m['dim']} numbers by {m['model']} ({m['precision']}, {m['backend']})"
         )
+        if update := m.get("update"):
+            typer.echo("{kept} kept, {changed} made anew, {added} added, {dropped} dropped".format(**update))
         left_out = m["left_out"]
         if isinstance(left_out, dict) and left_out:
             typer.echo("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()), err=True)
@@ -233,15 +251,15 @@ def _print_plan(plan: object, as_json: bool) -> None:
         typer.echo(f"about {time} and {size / 1e6:.1f} MB of vectors")
 
 
-def _stop_on_interrupt() -> Callable[[], bool]:
-    """True after Ctrl-C, so that the current part is finished; a second Ctrl-C stops at once."""
+def _stop_on_interrupt(unit: str) -> Callable[[], bool]:
+    """True after Ctrl-C, so that the current batch or part is finished; a second Ctrl-C stops at once."""
     asked: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        typer.echo("finishing the current part; press Ctrl-C again to stop at once", err=True)
+        typer.echo(f"finishing the current {unit}; press Ctrl-C again to stop at once", err=True)
 
     with contextlib.suppress(ValueError):  # not in the main thread: whoever called us there handles signals
         signal.signal(signal.SIGINT, on_signal)

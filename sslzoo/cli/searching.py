@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -107,7 +107,11 @@ def search(
     if found_in.unindexed:
         newer = f"{found_in.unindexed} newer images are not in the index; add them: sslzoo index {embeddings}"
         typer.echo(newer, err=True)
-    read = read_queries(found_in.collection, queries, device=device)
+    read, failures = read_queries(found_in.collection, queries, device=device)
+    for _, error in failures:
+        typer.echo(f"error: {error}", err=True)
+    if not read:
+        raise typer.Exit(1)
     found = search_by(
         found_in,
         read,
@@ -137,18 +141,21 @@ def search(
         html.write_text(contact_sheet(f"Search in {embeddings}", rows, found_in.collection.manifest), encoding="utf-8")
         typer.echo(f"contact sheet: {html}", err=True)
     if as_json:
-        lines = [
+        lines: list[dict[str, Any]] = [
             {"query": q, "neighbours": [{"id": id_, "score": round(s, 6)} for id_, s in near]} for q, near in results
         ]
+        lines += ({"query": q, "neighbours": [], "error": str(error)} for q, error in failures)
         typer.echo(json.dumps(lines, indent=2))
-        return
+        results = []
     for name, near in results:
         if not near:
             typer.echo(f"nothing found for {name}", err=True)
-        if len(results) > 1:
+        if len(queries) > 1 or len(results) > 1:
             typer.echo(f"{name}:")
         for id_, score in near:
             typer.echo(f"{score:.4f}  {id_}")
+    if failures:
+        raise typer.Exit(3)
 
 
 def export_vectors(

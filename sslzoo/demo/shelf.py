@@ -11,14 +11,14 @@ from pathlib import Path
 from sslzoo import hub, registry
 from sslzoo.demo.collection import Photos
 from sslzoo.demo.methods import CHECKOUT
-from sslzoo.embeddings import is_embeddings, read_manifest
+from sslzoo.embeddings import is_embeddings, part_files, read_manifest
 from sslzoo.errors import InputError, Interrupted, SslzooError
 from sslzoo.pipeline.run import embed
 from sslzoo.spec import EncoderSpec
 from sslzoo.user_cache import user_cache
 
 RANDOM = ("random-r18", "random-r50")
-PORTION = 64  # photos between two looks at whether to stop
+PORTION = 64  # photos between two steps of the progress that is shown
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ class Job:
 
     def __init__(self, shelf: Shelf, name: str) -> None:
         self.name, self.total = name, len(shelf.main) + shelf.main.failed
-        self.parts, self.cancelled = 0, False
+        self.looking, self.cancelled = False, False  # whether the weights are there, and whether to stop
         self.error = ""
-        self._shelf = shelf
+        self._shelf, self._out = shelf, shelf.folder(name)
         self._thread = threading.Thread(target=self._run, name=f"embed {name}", daemon=True)
         self._thread.start()
 
@@ -132,18 +132,18 @@ class Job:
     @property
     def done(self) -> int:
         """About how many photos are embedded."""
-        return min(self.total, PORTION * max(0, self.parts - 1))
+        return min(self.total, PORTION * len(part_files(self._out)))
 
     def wait(self, seconds: float) -> None:
         """Waits for its end, at most so long."""
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        shelf, out = self._shelf, self._shelf.folder(self.name)
+        shelf = self._shelf
         try:
             spec = shelf.entries[self.name].spec
             embed(
-                str(shelf.main.source), spec, out, device=shelf.main.device, policy=shelf.main.policy,
+                str(shelf.main.source), spec, self._out, device=shelf.main.device, policy=shelf.main.policy,
                 resume=True, part_size=PORTION, stop=self._stop,
             )  # fmt: skip
             shelf.photos(self.name)
@@ -155,5 +155,5 @@ class Job:
             self.error = f"{type(error).__name__}: {error}"
 
     def _stop(self) -> bool:
-        self.parts += 1
+        self.looking = True
         return self.cancelled

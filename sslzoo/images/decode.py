@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from sslzoo.errors import ImageError
+from sslzoo.images import unreadable
 
 PIXEL_LIMIT = 178_956_970  # a quarter of a gigabyte as RGB, Pillow's own limit before it warns of a decompression bomb
 
@@ -116,6 +117,7 @@ def decode(
     With `target`, a JPEG may come scaled down by 2, 4 or 8 while its short side stays at least twice `target` px,
     which is several times faster for camera-sized photos. Raises ImageError, whose reason names the cause.
     """
+    opened = False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -129,6 +131,7 @@ def decode(
                 return replace(decoded, flags=("first-frame", *decoded.flags)) if several else decoded
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             with _open(file) as image:
+                opened = True
                 size = image.size
                 _check_pixels(size, policy.pixel_limit)
                 if image.format in ("EPS", "WMF"):
@@ -143,11 +146,24 @@ def decode(
     except Image.DecompressionBombError as error:  # from inside a plugin: Pillow's own limit, and the size in its words
         raise ImageError(str(error).partition(",")[0], name) from None
     except UnidentifiedImageError:
-        raise ImageError("not an image that can be read", name) from None
+        raise ImageError(unreadable.unknown(*_beginning(source)), name) from None
     except MemoryError:
         raise ImageError("not enough memory to decode it", name) from None
     except Exception as error:  # a damaged file can raise anything from inside a decoder, and must not stop a run
-        raise ImageError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, name) from None
+        reason = unreadable.truncated(*_beginning(source), error, opened=opened)
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise ImageError(reason or said, name) from None
+
+
+def _beginning(source: bytes | BinaryIO | Image.Image) -> tuple[bytes, int]:
+    """The first bytes of a file, and how many it has."""
+    if isinstance(source, bytes):
+        return source[: unreadable.HEAD], len(source)
+    if isinstance(source, Image.Image):  # the caller's, whose file isn't ours to read
+        return b"", 0
+    size = source.seek(0, io.SEEK_END)
+    source.seek(0)
+    return source.read(unreadable.HEAD), size
 
 
 def _open(file: BinaryIO) -> Image.Image:

@@ -24,7 +24,7 @@ from sslzoo.index.exact import SLACK, ExactIndex, Found, exact, order, rescore
 SMALL = 2000  # vectors up to which a structure is not worth training: the shortlist is everything
 PER_CENTROID = 39  # training vectors a centroid, below which FAISS's k-means warns
 TRAIN_BYTES = 512 << 20  # of training vectors at most
-SHORTLIST = 32  # candidates at least
+SHORTLIST = 32  # candidates at least, of a structure whose own scores are not true
 PROBES = 200  # sampled vectors on which recall is measured
 RECALL_K = 10
 MOST_CELLS = 4096  # beyond, on two cores, building takes hours for what a larger share of visited cells gives as well
@@ -151,28 +151,28 @@ class ApproximateIndex(ExactIndex):
     def shortlist(self, probes: NDArray[np.float32], m: int) -> Found:
         """Rows that FAISS proposes for each probe and its own scores, `[q, m]`, -1 where it has fewer."""
         value, _ = self.facts.efforts[self.effort]
-        options = None
         if self.facts.knob == "efSearch":
-            options = faiss_door.load().SearchParametersHNSW(efSearch=max(value, m))
+            self.structure.hnsw.efSearch = value  # FAISS takes m where that is more
         elif self.facts.knob:
             self.structure.nprobe = value
-        near, places = self.structure.search(np.ascontiguousarray(probes), min(m, len(self.members)), params=options)
+        near, places = self.structure.search(np.ascontiguousarray(probes), min(m, len(self.members)))
         rows = self.members[places]
         rows[places < 0] = -1
         return rows, near
 
     def _nearest(
-        self, probes: NDArray[np.float32], k: int, left_out: NDArray[np.int64], within: NDArray[np.bool_] | None
+        self, probes: NDArray[np.float32], k: int, left_out: NDArray[np.int64] | None, within: NDArray[np.bool_] | None
     ) -> Found:
         allowed = len(self.collection) if within is None else int(within.sum())
         share = allowed / max(1, len(self.members))
         # more is fetched where some of it will be dropped; where most of it would be, the few that remain are compared
-        m = math.ceil(max(SHORTLIST, self.facts.efforts[self.effort][1] * (k + 1)) / max(share, 1e-9))
+        wanted = k + SLACK if self.facts.whole else max(SHORTLIST, self.facts.efforts[self.effort][1] * (k + 1))
+        m = math.ceil(wanted / max(share, 1e-9))
         if self.structure is None or share < 0.1 or 2 * m > len(self.members) or self.collection.normalized is None:
             return exact(self.collection, probes, k, left_out, within)
         rows, near = self.shortlist(probes, m)
-        one_left_out = bool((left_out >= 0).any())
-        if one_left_out:
+        one_left_out = left_out is not None and bool((left_out >= 0).any())
+        if left_out is not None:
             rows[rows == left_out[:, None]] = -1
         if within is not None:
             rows[~within[rows]] = -1
@@ -185,9 +185,10 @@ class ApproximateIndex(ExactIndex):
             rows = rows[np.arange(len(rows))[:, None], best]
         rows, scores = order(rows, rescore(self.collection.vectors_at, rows, probes), k)
         available = min(k, allowed - one_left_out)
-        short = (rows >= 0).sum(axis=1) < available
+        short = rows[:, available - 1] < 0  # those that are none come last
         if short.any():
-            found, score = exact(self.collection, probes[short], k, left_out[short], within)
+            skip = None if left_out is None else left_out[short]
+            found, score = exact(self.collection, probes[short], k, skip, within)
             width = found.shape[1]
             rows[short], scores[short] = -1, -np.inf
             rows[short, :width], scores[short, :width] = found, score
@@ -257,6 +258,6 @@ class FlatIndex(ExactIndex):
         faiss_door.load()
 
     def _nearest(
-        self, probes: NDArray[np.float32], k: int, left_out: NDArray[np.int64], within: NDArray[np.bool_] | None
+        self, probes: NDArray[np.float32], k: int, left_out: NDArray[np.int64] | None, within: NDArray[np.bool_] | None
     ) -> Found:
         return exact(self.collection, probes, k, left_out, within, faiss_door.nearest)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CHUNK_BYTES = 128 << 20  # of vectors at a time: bounds the memory, and large enough for a matrix product
+Values = Callable[[NDArray[np.int64]], list[Any]]  # those of a chunk at some places
 IN_MEMORY = 1 << 30  # bytes of vectors up to which a folder is read once and kept; beyond, its parts are streamed
 
 
@@ -42,7 +43,7 @@ class Collection:
         self.dim = embeddings.dim
         self.removed: NDArray[np.int64] = np.empty(0, np.int64)  # rows that no search finds any more
         self._read: dict[str, pa.ChunkedArray] = {}
-        self._chunks: dict[str, tuple[list[pa.Array], NDArray[np.int64]]] = {}  # of columns, and where each begins
+        self._chunks: dict[str, tuple[list[Values], NDArray[np.int64]]] = {}  # of columns, and where each begins
 
     @property
     def alive(self) -> NDArray[np.bool_]:
@@ -118,16 +119,16 @@ class Collection:
         """The values of some rows in a column; only the chunks in which they lie are looked at."""
         if name not in self._chunks:
             chunks = self.column(name).chunks
-            self._chunks[name] = chunks, np.cumsum([0, *map(len, chunks)])
+            self._chunks[name] = [_values_of(chunk) for chunk in chunks], np.cumsum([0, *map(len, chunks)])
         chunks, starts = self._chunks[name]
         rows = np.asarray(rows, np.int64)
         if len(chunks) == 1:
-            return _values(chunks[0], rows)
+            return chunks[0](rows)
         chunk_of = np.searchsorted(starts, rows, side="right") - 1
         out = np.empty(len(rows), object)
         for number in set(chunk_of.tolist()):
             here = chunk_of == number
-            out[here] = _values(chunks[number], rows[here] - starts[number])
+            out[here] = chunks[number](rows[here] - starts[number])
         return list(out)
 
     def ids_at(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
@@ -245,19 +246,25 @@ class MappedCollection(Collection):
         return self._table.column(name)
 
 
-def _values(chunk: pa.Array, places: NDArray[np.int64]) -> list[Any]:
+def _values_of(chunk: pa.Array) -> Values:
+    """What gives the values at some places of a chunk, which is taken apart once and not at every query."""
     import pyarrow as pa
 
     if chunk.type == pa.string() and not chunk.null_count:  # a few strings are read faster than Arrow copies them
         _, ends, letters = chunk.buffers()
         if letters is None:
-            return [""] * len(places)
-        at = np.frombuffer(ends, np.int32)[chunk.offset :]
-        data = memoryview(letters)
-        return [str(data[a:b], "utf-8") for a, b in zip(at[places].tolist(), at[places + 1].tolist(), strict=True)]
-    # not from the numpy array itself: pyarrow would import pandas to look at it
-    indices = pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)])
-    return list(chunk.take(indices).to_pylist())
+            return lambda places: [""] * len(places)
+        at, data = np.frombuffer(ends, np.int32)[chunk.offset :], memoryview(letters)
+        return lambda places: [
+            str(data[a:b], "utf-8") for a, b in zip(at[places].tolist(), at[places + 1].tolist(), strict=True)
+        ]
+
+    def taken(places: NDArray[np.int64]) -> list[Any]:
+        # not from the numpy array itself: pyarrow would import pandas to look at it
+        indices = pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)])
+        return list(chunk.take(indices).to_pylist())
+
+    return taken
 
 
 def _text(value: str) -> pa.Scalar:

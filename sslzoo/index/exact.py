@@ -96,24 +96,24 @@ class ExactIndex:
             )
         if len(self.collection.removed):
             within = self.collection.alive if within is None else within & self.collection.alive
-        left_out = np.full(len(probes), -1)
+        left_out = None
         if exclude is not None:
-            left_out[:] = [-1 if row is None else row for row in exclude]
+            left_out = np.array([-1 if row is None else row for row in exclude], np.int64)
         if k is None:
             assert threshold is not None
             rows, scores = all_above(self.collection, probes, threshold, left_out, within)
         else:
             found, cosines = self._nearest(probes, min(k, max(1, len(self.collection))), left_out, within)
             rows, scores = list(found), list(cosines)
-            keep = (found >= 0) & (cosines >= (-np.inf if threshold is None else threshold))
-            if not keep.all():
+            if threshold is not None or not (cosines[:, -1:] > -np.inf).all():  # what is none, or no number, comes last
+                keep = (found >= 0) & (cosines >= (-np.inf if threshold is None else threshold))
                 rows = [line[kept] for line, kept in zip(rows, keep, strict=True)]
                 scores = [line[kept] for line, kept in zip(scores, keep, strict=True)]
         ids = iter(self.collection.ids_at(np.concatenate([*rows, np.empty(0, np.int64)])))
         return Neighbours([list(itertools.islice(ids, len(line))) for line in rows], scores, rows)
 
     def _nearest(
-        self, probes: NDArray[np.float32], k: int, left_out: NDArray[np.int64], within: NDArray[np.bool_] | None
+        self, probes: NDArray[np.float32], k: int, left_out: NDArray[np.int64] | None, within: NDArray[np.bool_] | None
     ) -> Found:
         return exact(self.collection, probes, k, left_out, within)
 
@@ -152,14 +152,16 @@ def all_above(
     collection: Collection,
     probes: NDArray[np.float32],
     threshold: float,
-    left_out: NDArray[np.int64],
+    left_out: NDArray[np.int64] | None = None,
     within: NDArray[np.bool_] | None = None,
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32]]]:
     """For each probe all rows whose score is at least the threshold, nearest first, and these scores."""
     rows: list[list[NDArray[np.int64]]] = [[] for _ in probes]
     scores: list[list[NDArray[np.float32]]] = [[] for _ in probes]
     for query, near, cosine in pairs_above(collection, probes, threshold, within):
-        kept = (cosine >= threshold) & (near != left_out[query])
+        kept = cosine >= threshold
+        if left_out is not None:
+            kept &= near != left_out[query]
         query, near, cosine = query[kept], near[kept], cosine[kept]
         ends = np.searchsorted(query, np.arange(len(probes) + 1))
         for i in np.unique(query):

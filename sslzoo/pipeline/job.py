@@ -25,11 +25,11 @@ from sslzoo.images.decode import DEFAULT, Policy
 from sslzoo.images.discover import Item, Reader, Source, Summary, open_source
 from sslzoo.images.read import Fast, read, read_or_reuse
 from sslzoo.images.sources.location import is_url
-from sslzoo.pipeline.update import Known, Reuse
+from sslzoo.pipeline.update import Begun, Known, Reuse
 from sslzoo.pipeline.writer import Collector, Facts, Part, Writer, fingerprint
 from sslzoo.spec import Preprocess
 
-PART_SIZE = 1024  # inputs; at most so much work is lost to a kill, or waited for after Ctrl-C
+PART_SIZE = 1024  # inputs; at most so much work is lost to a kill
 DETERMINISTIC_BATCH = 16
 
 
@@ -144,11 +144,30 @@ class Job:
                     inputs = iter(files)
                 if stop():
                     raise Interrupted(f"stopped after {number} parts; the same command with --resume goes on")
-                sink.add(number, self.embed_part(inputs, run, bar, reuse))
+                part = self.embed_part(inputs, run, bar, reuse, Begun(sink.begun(number)), stop)
+                if not part.whole:
+                    sink.keep(number, part)
+                    raise Interrupted(
+                        f"stopped after {number} parts and {len(part.inputs)} images of the next; "
+                        "the same command with --resume goes on"
+                    )
+                sink.add(number, part)
         return number + 1
 
-    def embed_part(self, items: Iterator[Item], run: Backend, bar: Bar, reuse: Reuse | None = None) -> Part:
-        """The rows and failures of one part; its batches don't depend on what came before it."""
+    def embed_part(
+        self,
+        items: Iterator[Item],
+        run: Backend,
+        bar: Bar,
+        reuse: Reuse | None = None,
+        begun_before: Begun | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Part:
+        """The rows and failures of one part; its batches don't depend on what came before it.
+
+        Where `stop` tells so after a batch, the part ends there and isn't whole. `begun_before` has the rows of such a one:
+        they are those of whole batches, so that the others are computed in the very batches of an unbroken run.
+        """
         part = Part(run.spec.dim)
         size = self.batch_size or run.batch_size
         rows: list[int] = []
@@ -165,7 +184,11 @@ class Job:
             places, vectors = begun.popleft()
             part.put(places, vectors()[: len(places)])
 
-        known = ((item, reuse.find(item) if reuse else None) for item in items)
+        def find(item: Item) -> Known | None:
+            known = begun_before.find(item) if begun_before else None
+            return known or (reuse.find(item) if reuse else None)
+
+        known = ((item, find(item)) for item in items)
         for item, result in read_or_reuse(
             known, run.spec.preprocess, self.policy, workers=self.workers, ahead=4 * size, fast=self._fast(run)
         ):
@@ -185,6 +208,9 @@ class Job:
             if len(batch) == size:
                 begin()
                 rows, batch = [], []
+                if stop():
+                    part.whole = False
+                    break
         if batch:
             begin(size - len(batch) if self.deterministic else 0)
         while begun:

@@ -16,7 +16,7 @@ from sslzoo.images.decode import DEFAULT, Policy
 from sslzoo.images.discover import Item, Source
 from sslzoo.pipeline.job import PART_SIZE, Job
 from sslzoo.pipeline.output import Output, prepare_output
-from sslzoo.pipeline.update import Reuse
+from sslzoo.pipeline.update import Reuse, changes
 from sslzoo.pipeline.writer import Collector
 
 
@@ -52,14 +52,15 @@ def embed(
 
     `resume` goes on with an interrupted run, keeping its precision, back end and batch size, and makes again what has
     changed since (by size and time); `update` embeds what is new or changed in a folder and drops what is gone, with the
-    settings that made it. With `update` and `overwrite` the new state is written beside the old one, which it replaces once
-    it is whole. `precision` is fp32, bf16, fp16, int8 or auto, `backend` torch,
-    openvino or auto (see `backends.open_backend`). int8 is calibrated on the first images; with `int8`, the quantised
+    settings that made it; the result's `manifest["update"]` counts the rows kept, changed, added and dropped. With `update`
+    and `overwrite` the new state is written beside the old one, which it replaces once it is whole. `precision` is fp32,
+    bf16, fp16, int8 or auto, `backend` torch, openvino or auto (see `backends.open_backend`). int8 is calibrated on the
+    first images; with `int8`, the quantised
     graph in that embeddings folder is used. `workers` 0 takes one decode thread per processor, `batch_size` 0 is 16 on a
     CPU and 256 on a GPU. For a GPU, `decoder` "torch" decodes JPEG files there, and `compiled` runs the network through
     torch.compile. `policy` is what may be chosen about decoding. `deterministic` computes in batches of one size, so that
     on one machine a vector never depends on what it was computed with. `dtype` float16 halves the folder's size.
-    `progress` shows a bar on stderr; `stop` is asked between parts.
+    `progress` shows a bar on stderr; `stop` is asked between batches, and a part that it ends is gone on with by `resume`.
 
     Row i never shifts: ids are the images' own paths. Raises InputError when the source is missing, empty or without one
     readable image (nothing is written then), OutputExists when `out` is there already, and Interrupted after `stop`.
@@ -81,7 +82,10 @@ def embed(
     reuse = Reuse(output.folder) if output.kept == output.folder != output.place else None
     parts = job.run(items, run, writer, progress=progress, stop=stop, reuse=reuse)
     writer.finish(job.summary.left_out, parts)
-    return output.close()
+    compared = {"update": changes(output.folder, output.place)} if update and output.place != output.folder else {}
+    made = output.close()
+    made.manifest |= compared  # not on disk, where a folder is the same whatever it was before
+    return made
 
 
 def embed_shard(

@@ -42,6 +42,7 @@ class Part:
         self.paths: list[str] = []
         self.facts: list[Facts] = []
         self.failures: list[tuple[str, str]] = []
+        self.whole = True  # False: it ends before its inputs do
         self._vectors: list[tuple[list[int], NDArray[np.float32]]] = []
 
     def add(self, path: str, facts: Facts) -> int:
@@ -104,9 +105,16 @@ class Collector:
         """Nothing is there before the run."""
         return {}
 
+    def begun(self, number: int) -> list[Path]:
+        """Nothing is begun before the run."""
+        return []
+
     def add(self, number: int, part: Part) -> None:
         """Takes the next part."""
         self.parts.append(part)
+
+    def keep(self, number: int, part: Part) -> None:
+        """Nothing outlives the run."""
 
     def finish(self, left_out: dict[str, int], parts: int | None = None) -> Embeddings:
         """Everything as one; raises InputError when no image could be read."""
@@ -162,15 +170,32 @@ class Writer:
     def add(self, number: int, part: Part) -> None:
         """Writes one part."""
         self.waiting.append((number, part))
+        if self.started or part.paths:
+            self._write_waiting()
+
+    def keep(self, number: int, part: Part) -> None:
+        """Keeps the rows of a part that was interrupted, under a name of its own, for the run that goes on with it."""
+        self._write_waiting()
+        self._write_table(self._table(part), _begun_name(number))
+
+    def begun(self, number: int) -> list[Path]:
+        """The file of a part that a run with these settings was interrupted in, if there is one."""
+        path = self.folder / _begun_name(number)
+        with contextlib.suppress(InputError, OSError):  # damaged or not there
+            return [path] if _read_facts(path)[0].get("run") == settings(self.manifest) else []
+        return []
+
+    def _write_waiting(self) -> None:
         if not self.started:
-            if not part.paths:
-                return
             self.start()
-        for waiting in self.waiting:
-            self._write_part(*waiting)
+        for number, part in self.waiting:
+            self._write_part(number, part)
         self.waiting = []
 
     def _write_part(self, number: int, part: Part) -> None:
+        self._write_table(self._table(part), part_name(number))
+
+    def _table(self, part: Part) -> pa.Table:
         import pyarrow as pa
 
         facts = part.facts
@@ -195,7 +220,7 @@ class Writer:
             CHECKSUM: _checksum(table),
             "failures": failures,
         }
-        self._write_table(table.replace_schema_metadata({"sslzoo": json.dumps(about)}), part_name(number))
+        return table.replace_schema_metadata({"sslzoo": json.dumps(about)})
 
     def _stored(self, part: Part) -> NDArray[np.floating[Any]]:
         """The vectors in the type that they are kept in; raises InputError for what float16 doesn't hold."""
@@ -213,7 +238,8 @@ class Writer:
     def finish(self, left_out: dict[str, int], parts: int | None = None) -> Embeddings:
         """Gathers the failures and completes the manifest; raises InputError when no image could be read.
 
-        What an earlier run left beyond `parts`, the parts of this one, goes, and so do files that it was killed in writing.
+        What an earlier run left beyond `parts`, the parts of this one, goes, and so do files that it was killed in writing
+        and parts that it had begun.
         """
         import pyarrow as pa
 
@@ -303,6 +329,11 @@ def merge(folder: Path) -> Embeddings:
     for path in folder.glob("shard-*.json"):
         path.unlink()
     return result
+
+
+def _begun_name(number: int) -> str:
+    """The name of a part that was interrupted: like those of files that a run was killed in writing, it goes at the end."""
+    return f".part-{number:05d}-begun.tmp"
 
 
 def _mark(folder: Path, shard: int) -> Path:

@@ -385,8 +385,44 @@ def test_drawing_programs_are_never_run():
 
 def test_a_png_cut_after_its_pixels_is_truncated_all_the_same():
     data = encoded(quadrants())[:-12] + struct.pack(">I4s", 100, b"tEXt") + b"cut"
-    with pytest.raises(ImageError, match="Truncated"):
+    with pytest.raises(ImageError, match="truncated: the picture is not whole"):
         decode(data)
     result = decode(data, policy=Policy(allow_truncated=True))
     assert result.flags == ("truncated",)
     np.testing.assert_array_equal(np.asarray(result.image), np.asarray(quadrants()))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "an empty file (0 bytes)"),
+        (b"\n<!DOCTYPE html><title>404", "not an image but HTML"),
+        ("Nötizen, kein Foto\nmehr".encode() * 20 + b"\xc3", "not an image but text: 'Nötizen, kein Foto'"),
+        ("Notes".encode("utf-16"), "not an image but text: 'Notes'"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull"),
+        (b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG holds drawing commands"),
+        (b"%PDF-1.7\n\xe2\xe3", "not an image but a PDF document"),
+        (b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00", "not an image but a video (MP4 or QuickTime)"),
+        (b"\x1aE\xdf\xa3\x01\x00", "not an image but a video (Matroska"),
+        (b"PK\x03\x04\x14\x00", "not an image but a zip archive"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL, which is not read here; save it as PNG or JPEG"),
+        (b"v/1\x01\x02\x00\x00\x00", "OpenEXR, which is not read here"),
+        (bytes(600), "it begins with 512 zero bytes"),
+        (b"\x07\x9a\xff\x03junk", "begins with the bytes 07 9a ff 03 6a 75 6e 6b"),
+        (encoded(quadrants())[:30], "begins as PNG does, but its header is damaged, cut off or of an unknown kind (30"),
+        (encoded(quadrants(), "JPEG")[:40], "truncated: its header is not whole in the file's 40 bytes"),
+        (encoded(quadrants((400, 300)), "JPEG")[:900], "truncated: the picture is not whole in the file's 900 bytes"),
+        (encoded(quadrants((400, 300)), "PNG")[:200], "truncated: the picture is not whole in the file's 200 bytes"),
+    ],
+)
+@pytest.mark.parametrize("kind", [bytes, io.BytesIO])
+def test_the_reason_tells_what_the_file_is(data, reason, kind):
+    with pytest.raises(ImageError) as failed:
+        decode(kind(data))
+    assert reason in failed.value.reason
+
+
+def test_a_truncated_webp_says_how_long_it_should_be():
+    data = encoded(quadrants((400, 300)), "WEBP")
+    with pytest.raises(ImageError, match=rf"truncated: the file ends after 99 of {len(data)} bytes"):
+        decode(data[:99])

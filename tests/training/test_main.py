@@ -81,7 +81,7 @@ def test_files_that_cannot_be_read_are_listed_in_the_run_folder(run, photos, tmp
         go = ("simclr-r18.tin_cpu_1h", "--data", "p", "-o", out, *SMALL, "--set", f"storage={storage}")
         code, _, err = run(*go)
         assert code == 3, err
-        assert err.count("bars/2.jpg: not an image that can be read") == 1
+        assert err.count("bars/2.jpg: not an image but text") == 1
         facts = json.loads((tmp_path / out / "images.json").read_text())
         assert (facts["images"], facts["storage"]) == (11, storage)
         assert [failure["path"] for failure in facts["failures"]] == ["bars/2.jpg"]

@@ -72,7 +72,7 @@ def _idle() -> str:
 
 def _progress(job: Job) -> str:
     share = 100 * job.done / max(1, job.total)
-    count = f"{job.done:,} of {job.total:,} photos" if job.parts else "getting the weights"
+    count = f"{job.done:,} of {job.total:,} photos" if job.looking else "getting the weights"
     return (
         f'<div class="status"><p><b>{escape(job.name)}</b> {count}</p>'
         f'<span class="bar"><span style="width:{share:.1f}%"></span></span>'

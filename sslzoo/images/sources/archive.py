@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import lzma
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +19,7 @@ from sslzoo.images.sources.item import Item, Summary, is_hidden, is_image_name
 from sslzoo.images.sources.location import check_bytes, opener
 
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)  # what a damaged tar raises
 ZSTD = (".tar.zst", ".tzst")  # which Python reads from 3.14 on
 
 
@@ -24,7 +27,8 @@ class TarReader:
     """The images of a tar file in its order. In a WebDataset shard, `KEY.cls` beside `KEY.jpg` is the label.
 
     Members of an uncompressed local file are read by their position, so that a resumed run skips what it has without
-    reading it; a compressed or remote one is read from front to back, and so can't go back to what a hard link stands for.
+    reading it; a compressed or remote one is read from front to back, and where it has hard links twice more, to put what
+    these stand for aside.
     """
 
     columns: Mapping[str, str] = {}
@@ -39,17 +43,19 @@ class TarReader:
 
     def items(self, summary: Summary) -> Iterator[Item]:
         """The images in the file's order."""
-        linked: dict[str, tarfile.TarInfo] | None = None
+        linked: tuple[tarfile.TarFile, dict[str, tarfile.TarInfo]] | None = None
         group: list[Item] = []
         key, label, some = "", None, False
         try:
-            with self.open() as file, tarfile.open(fileobj=file, mode="r:" if self.direct else "r|*") as tar:
+            with self._opened() as tar, contextlib.ExitStack() as aside:
                 for member in _members(tar):
                     some = True
+                    holder = tar
                     contents: tarfile.TarInfo | None = member
-                    if member.islnk() and self.direct:
-                        linked = self._linked() if linked is None else linked
-                        contents = linked.get(member.linkname)
+                    if member.islnk():
+                        if linked is None:
+                            linked = (tar, self._linked()) if self.direct else aside.enter_context(self._put_aside())
+                        holder, contents = linked[0], linked[1].get(member.linkname)
                     if contents is None or not contents.isfile():
                         if not member.isdir():
                             summary.count("link inside an archive")
@@ -59,30 +65,58 @@ class TarReader:
                         yield from _labelled(group, label)
                         group, key, label = [], present, None
                     if member.name.endswith(".cls"):
-                        label = (tar.extractfile(contents) or _EMPTY).read().decode("utf-8", "replace").strip()
+                        label = (holder.extractfile(contents) or _EMPTY).read().decode("utf-8", "replace").strip()
                     elif is_hidden(member.name):
                         summary.count("hidden")
                     elif not is_image_name(name):
                         summary.count("not an image's extension")
                     else:
-                        group.append(Item(self.prefix + member.name, self._opening(tar, contents)))
+                        group.append(Item(self.prefix + member.name, self._opening(holder, contents)))
                 yield from _labelled(group, label)
-        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        except BROKEN as error:
             if not some and not self.prefix:
                 raise InputError(f"{self.location} can't be read as a tar file ({error}); is it whole?") from None
             yield from _labelled(group, label)
             yield _broken(self, f"the archive can't be read further: {error}")
 
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tarfile.TarFile]:
+        with self.open() as file, tarfile.open(fileobj=file, mode="r:" if self.direct else "r|*") as tar:
+            yield tar
+
+    def _targets(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+        """The files that hard links to images and labels stand for: two more walks, so that no others are held."""
+        names = set()
+        with contextlib.suppress(*BROKEN), self._opened() as tar:  # what breaks is said by who reads it
+            for member in _members(tar):
+                if member.islnk() and (is_image_name(member.name) or member.name.endswith(".cls")):
+                    names.add(member.linkname)
+        with contextlib.suppress(*BROKEN), self._opened() as tar:
+            for member in _members(tar):
+                if member.name in names and member.isfile():
+                    yield tar, member
+
     def _linked(self) -> dict[str, tarfile.TarInfo]:
-        """The files that hard links stand for, by name: two more walks over the headers, so that no others are held."""
-        found: dict[str, tarfile.TarInfo] = {}
-        with contextlib.suppress(tarfile.TarError, OSError), self.open() as file:  # what breaks is said by who reads it
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                names = {member.linkname for member in _members(tar) if member.islnk()}
+        """What hard links stand for, by name."""
+        return {member.name: member for _, member in self._targets()}
+
+    @contextlib.contextmanager
+    def _put_aside(self) -> Iterator[tuple[tarfile.TarFile, dict[str, tarfile.TarInfo]]]:
+        """What hard links stand for, by name, in a temporary tar that isn't compressed, where it can be gone back to."""
+        with tempfile.TemporaryFile() as file:
+            with tarfile.open(fileobj=file, mode="w:") as copy:
+                for tar, member in self._targets():
+                    try:
+                        check_bytes(member.size)
+                        data = (tar.extractfile(member) or _EMPTY).read()
+                    except (ImageError, *BROKEN):  # too large for an image, or cut off
+                        continue
+                    plain = tarfile.TarInfo(member.name)  # without what its header says of holes
+                    plain.size = len(data)
+                    copy.addfile(plain, io.BytesIO(data))
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                found |= ((member.name, member) for member in _members(tar) if member.name in names and member.isfile())
-        return found
+                yield tar, {member.name: member for member in _members(tar)}
 
     def _opening(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
         if self.direct and not member.issparse():
