@@ -10,6 +10,7 @@ from typer.main import get_command
 from sslzoo import registry
 from sslzoo.cli import app
 from sslzoo.cli.examples import EXAMPLES
+from sslzoo.cli.options import percent
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -107,18 +108,13 @@ def name_table():
     return default_table(five)
 
 
-def percent(value):
-    """A share in %, or nothing."""
-    return "" if value is None else f"{100 * value:.1f}"
-
-
 def score_table():
     """The scores of the encoder inside the package at k=20."""
     rows = ["| data | this encoder | random weights | raw pixels |", "|---|---|---|---|"]
     for s in registry.known()[registry.PACKAGE_ENCODER].scores:
         if "k=20," in s.protocol:
-            ours = f"**{100 * s.value:.1f}** ± {100 * s.interval:.1f}"
-            rows.append(f"| {s.dataset} | {ours} | {100 * s.random_weights:.1f} | {100 * s.raw_pixels:.1f} |")
+            ours = f"**{percent(s.value)}** ± {percent(s.interval)}"
+            rows.append(f"| {s.dataset} | {ours} | {percent(s.random_weights)} | {percent(s.raw_pixels)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -59,8 +59,8 @@ def render(spec: EncoderSpec, format: str, record: dict[str, Any]) -> str:
     if format in RUN:
         code = PREPARE + (PIXELS if format == "openvino" else NORMALIZE) + RUN[format]
     for name, value in {
-        "open": OPEN, "resize": p.resize, "size": p.size, "filter": p.interpolation.upper(), "mean": list(p.mean), "std": list(p.std),
-        "dim": spec.dim,
+        "open": OPEN, "resize": p.resize, "size": p.size, "filter": p.interpolation.upper(), "mean": list(p.mean),
+        "std": list(p.std), "dim": spec.dim,
     }.items():  # fmt: skip
         code = code.replace(f"${name}", str(value))
     method = f"{spec.method} {spec.paper}".strip()
