@@ -17,13 +17,7 @@ import time
 from pathlib import Path
 
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
-PEERS = (
-    "torch",
-    "torchvision",
-    "timm",
-    "lightly.loss",
-    "transformers",
-)  # of lightly: the package itself imports nothing
+PEERS = ("torch", "torchvision", "timm", "lightly.loss", "transformers")  # `import lightly` alone imports nothing
 
 
 def command(*arguments: str) -> list[str]:

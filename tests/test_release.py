@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import release
+from tests.conftest import need
 
 ROOT = Path(__file__).parent.parent
 DAY = datetime.date(2030, 1, 31)
@@ -68,7 +69,7 @@ def test_the_citation_states_this_version():
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Wheel and sdist of what git tracks."""
-    pytest.importorskip("hatchling")
+    need("hatchling")
     folder = tmp_path_factory.mktemp("built")
     subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{ROOT}", folder / "checkout"], check=True)
     subprocess.run(
