@@ -160,10 +160,10 @@ def ratio_list():
     kinds = [name.removeprefix("raw FAISS ") for name in speed if name.startswith("raw FAISS ") and "flat" not in name]
     bulk = [speed[f"sslzoo {kind}"][0] / speed[f"raw FAISS {kind}"][0] for kind in kinds]
     alone = [speed[f"raw FAISS {kind}"][1] / speed[f"sslzoo {kind}"][1] for kind in kinds]
-    exact, flat = speed["sslzoo exact"][0], speed["raw FAISS flat"][0]
+    exact, flat = (f"{speed[name][0]:,.0f}" for name in ("sslzoo exact", "raw FAISS flat"))
     table, _ = measured("train")
     ratios = [float(row[table[0].index("ratio to its best")]) for row in table[2:]]
-    return f"""- Search in {int(rows):,} vectors of {dim} numbers: exact {exact:,.0f} queries a second, FAISS's flat index {flat:,.0f}.
+    return f"""- Search in {int(rows):,} vectors of {dim} numbers: exact {exact} queries a second, FAISS's flat index {flat}.
   **Raw FAISS is quicker with an approximate index** of the same structure: ours has {min(bulk):.2f} to {max(bulk):.2f} of its
   queries a second in bulk, and {min(alone):.2f} to {max(alone):.2f} of its speed for a single one.
 - Training: {min(ratios):.2f} to {max(ratios):.2f} times as many images a second as lightly's loop, by method.
