@@ -43,8 +43,10 @@ gpu-zoo:
 		code=$$?; [ $$code -eq 75 ] || exit $$code; \
 	done
 
-# make release VERSION=0.2.0: stamps version and changelog, builds wheel and sdist into dist; commit and tag are yours
+# make release VERSION=0.2.0, in a clean checkout: stamps version and changelog, builds wheel and sdist into an empty dist; commit
+# and tag are yours. If the build fails, the same command goes on.
 release:
 	$(PYTHON) release.py $(VERSION)
 	$(PYTHON) -m tests.generated
+	rm -rf dist
 	$(PYTHON) -m hatchling build

@@ -6,13 +6,14 @@
     python -m benchmarks --only finetune-cifar10 --data FOLDER                 labelled sets as Parquet: FOLDER/cifar10/…
     python -m benchmarks --only embed --python thingsvision=VENV/bin/python    a peer of `embed` in an environment of its own
 
-Every section states its command, day, processor, versions and how busy the machine was when it began; medians and ratios are the
-benchmark's own. What lacks a package, a GPU or data is listed with the reason.
+Every section states its command, day, processor, versions and how busy the machine was when it began, and by which statistic
+it sums up its runs. What lacks a package, a GPU or a run is listed with the reason; one that fails leaves its section as it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import datetime
 import importlib.util
 import os
@@ -48,8 +49,9 @@ SHOWN = (
 
 TITLE = """# Results
 
-Written by `python -m benchmarks`: medians on one machine, peers beside ours in the same run. Ratios mean more than times, and
-both hold for the machine that a section names. Where a peer wins, it says so here as well.
+Written by `python -m benchmarks`: peers beside ours in the same run; each section says whether its figures are medians or the
+quickest of several runs. Ratios mean more than times, and both hold for the machine that a section names. Where a peer wins,
+it says so here as well.
 """
 
 
@@ -66,34 +68,40 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "startup": Benchmark("-m benchmarks.startup", "-m benchmarks.startup --repeats 1", "What is paid before any work."),
+    "startup": Benchmark(
+        "-m benchmarks.startup",
+        "-m benchmarks.startup --repeats 1",
+        "What is paid before any work: medians of nine runs.",
+    ),
     "embed": Benchmark(
         "benchmarks/embed.py {photos}",
         "benchmarks/embed.py {photos} --repeats 1 --peers plain,torch-fp32",
-        "Whole commands from a folder of photos to vectors on disk, beside other tools.",
+        "Whole commands from a folder of photos to vectors on disk, beside other tools: medians of three rounds.",
     ),
     "embed-large": Benchmark(
         "benchmarks/embed.py {photos} --large 30",
         "benchmarks/embed.py {photos} --large 2 --repeats 1 --peers plain,torch-fp32",
-        "The same on generated photos of 12 megapixels, where decoding is most of the work.",
+        "The same on generated photos of 12 megapixels, where decoding is most of the work: medians of three rounds.",
     ),
     "search": Benchmark(
         "benchmarks/search.py --rows 200000 --dim 256",
         "benchmarks/search.py --rows 5000 --dim 32 --queries 16 --kinds exact,pq",
-        "Every kind of index beside raw FAISS with the same structure, numpy and torch.",
+        "Every kind of index beside raw FAISS with the same structure, numpy and torch: the quickest of three runs.",
         ("faiss",),
     ),
     "probe": Benchmark(
         "benchmarks/probe.py",
         "benchmarks/probe.py --rows 2000 --queries 500 --dim 32 --every 20",
-        "kNN beside the loop that most repositories copy, 45 linear probes beside scikit-learn.",
+        "kNN beside the loop that most repositories copy: the quicker of two runs; 45 linear probes beside scikit-learn: one "
+        "run.",
         ("sklearn",),
     ),
     "finetune-caltech101": Benchmark(
         "-m benchmarks.finetune {data}/caltech101/train.parquet {data}/caltech101/test.parquet --size 64 --epochs 8",
         "-m benchmarks.finetune {data}/caltech101/train.parquet {data}/caltech101/test.parquet --size 32 --epochs 1 "
         "--tests 50",
-        "The encoder inside the package, fine-tuned, beside the same network trained from scratch for the same time.",
+        "The encoder inside the package, fine-tuned, beside the same network trained from scratch for the same time: one run "
+        "of each.",
         data=("caltech101/train.parquet", "caltech101/test.parquet"),
     ),
     "finetune-cifar10": Benchmark(
@@ -101,45 +109,42 @@ BENCHMARKS = {
         "--tests 1000 --size 48 --epochs 5",
         "-m benchmarks.finetune {data}/cifar10/train-00000-of-00002.parquet {data}/cifar10/test.parquet --images 256 "
         "--tests 50 --size 32 --epochs 1",
-        "The same on 3,000 images of 32 px.",
+        "The same on 3,000 images of 32 px: one run of each.",
         data=("cifar10/train-00000-of-00002.parquet", "cifar10/test.parquet"),
     ),
     "train": Benchmark(
         "-m benchmarks.train --repeats 3",
         "-m benchmarks.train --methods simclr",
-        "Source images a second of the training loop beside lightly's.",
+        "Source images a second of the training loop beside lightly's, by the median step: medians of three runs.",
         ("lightly",),
     ),
-    "methods": Benchmark("-m benchmarks.methods", "-m benchmarks.methods --batch 16", "What each method costs."),
+    "methods": Benchmark(
+        "-m benchmarks.methods", "-m benchmarks.methods --batch 16", "What each method costs: median steps."
+    ),
     "fidelity": Benchmark(
         "-m benchmarks.fidelity",
         "-m benchmarks.fidelity",
-        "Losses, gradients and weights beside independent implementations: relative differences.",
+        "Losses, gradients and weights beside independent implementations: relative differences, which no repetition changes.",
         ("lightly",),
-    ),
-    "ablations": Benchmark(
-        "-m benchmarks.ablations",
-        "-m benchmarks.ablations --only 'simclr batch_size 16' --seeds 1 --images 128",
-        "The papers' ablations, on a tiny network and generated pictures.",
     ),
     "demo": Benchmark(
         "-m benchmarks.demo",
         "-m benchmarks.demo --rows 500 --map-rows 600",
-        "How quickly the demo's page is there, and answers.",
+        "How quickly the demo's page is there, and answers: one run of each.",
         ("gradio", "playwright"),
         programs=("chromium",),
     ),
     "probe-gpu": Benchmark(
         "benchmarks/probe.py --device cuda",
         "benchmarks/probe.py --device cuda --rows 2000 --queries 500 --dim 32 --every 20",
-        "kNN and linear probes on a GPU.",
+        "kNN and linear probes on a GPU: the quicker of two runs.",
         ("sklearn",),
         programs=("nvidia-smi",),
     ),
     "train-gpu": Benchmark(
         "-m benchmarks.train --device cuda --recipes simsiam-r18.cifar10,simclr-r18.cifar10,simsiam-r50.tin",
         "-m benchmarks.train --device cuda --recipes simclr-r18.cifar10",
-        "The training loop on a GPU: images a second, MFU, and where a step's time goes.",
+        "The training loop on a GPU: images a second, MFU, and where a step's time goes, by the median step.",
         programs=("nvidia-smi",),
     ),
 }
@@ -180,28 +185,29 @@ def versions(pythons: list[str]) -> list[str]:
     """What peers in environments of their own are, in lines."""
     lines = []
     for name, path in (pair.split("=", 1) for pair in pythons):
-        code = f"from importlib.metadata import version as v; print('{name}', v('{name}'), 'with torch', v('torch'))"
-        lines.append(subprocess.run([path, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
+        code = "from importlib.metadata import distributions; print({d.name: d.version for d in distributions()})"
+        done = subprocess.run([path, "-c", code], capture_output=True, text=True, check=True)
+        found = ast.literal_eval(done.stdout)
+        own = name.partition("-bf16")[0]  # of peers that run twice, such as timm-bf16
+        lines.append(f"{name}: {', '.join(f'{each} {found[each]}' for each in (own, 'torch') if each in found)}")
     return lines
 
 
 def run(name: str, arguments: list[str], pythons: list[str]) -> str:
-    """A benchmark's section: where, how and when it ran, and what it printed."""
+    """A benchmark's section: where, how and when it ran, and what it printed; raises CalledProcessError if it fails."""
+    where = [*machine(), *versions(pythons)]
     busy = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     began = time.monotonic()
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     minutes = (time.monotonic() - began) / 60
     shown = shlex.join(["python", *arguments])
     facts = [
         f"`{shown}`",
-        *machine(),
-        *versions(pythons),
+        *where,
         f"{datetime.date.today()}, {minutes:.1f} minutes, load before it {busy}",
     ]
-    text = f"## {name}\n\n{BENCHMARKS[name].shows}\n\n" + "\n".join(f"- {fact}" for fact in facts) + "\n\n"
-    if done.returncode:
-        text += f"**It failed** with exit code {done.returncode}.\n\n"
-    return text + layout(done.stdout)
+    head = f"## {name}\n\n{BENCHMARKS[name].shows}\n\n" + "\n".join(f"- {fact}" for fact in facts) + "\n\n"
+    return head + layout(done.stdout)
 
 
 def layout(output: str) -> str:
@@ -219,12 +225,17 @@ def layout(output: str) -> str:
     return "\n".join(f"{text}\n" if text.startswith("|") else f"```text\n{text}\n```\n" for text in texts)
 
 
+def sections(path: Path) -> dict[str, str]:
+    """The sections of the file by their names."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return dict(re.findall(r"<!-- ([\w -]+) -->\n(.*?)<!-- / -->\n", text, re.S))
+
+
 def write(path: Path, name: str, section: str) -> None:
     """Puts a section into the file, in the order of BENCHMARKS, in the place of an earlier one; an empty one is dropped."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    sections = dict(re.findall(r"<!-- ([\w-]+) -->\n(.*?)<!-- / -->\n", text, re.S)) | {name: section}
+    there = sections(path) | {name: section}
     order = [*BENCHMARKS, "left out"]
-    body = "".join(f"\n<!-- {key} -->\n{sections[key]}<!-- / -->\n" for key in order if sections.get(key))
+    body = "".join(f"\n<!-- {key} -->\n{there[key]}<!-- / -->\n" for key in order if there.get(key))
     path.write_text(TITLE + body, encoding="utf-8")
 
 
@@ -238,12 +249,16 @@ def main() -> None:
         "--python", action="append", default=[], metavar="NAME=PATH", help="an embed peer's interpreter"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes; not figures to quote")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
+    parser.add_argument("-o", "--output", type=Path, help="by default benchmarks/RESULTS.md")
     options = parser.parse_args()
+    if options.quick and options.output is None:
+        parser.error("--quick needs -o FILE: its figures are none for benchmarks/RESULTS.md")
+    output = options.output or RESULTS
     options.data = options.data and options.data.resolve()  # benchmarks run in the repository's folder
     names = options.only.split(",")
     if unknown := [name for name in names if name not in BENCHMARKS]:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary:
         photos = options.photos or copies(Path(temporary), 1 if options.quick else 10)
         for name in names:
@@ -253,14 +268,24 @@ def main() -> None:
             chosen = BENCHMARKS[name].quick if options.quick else BENCHMARKS[name].arguments
             pythons = options.python if name.startswith("embed") else []
             arguments = [part.format(photos=photos, data=options.data) for part in shlex.split(chosen)]
-            section = run(name, [*arguments, *(f"--python={pair}" for pair in pythons)], pythons)
+            try:
+                section = run(name, [*arguments, *(f"--python={pair}" for pair in pythons)], pythons)
+            except subprocess.CalledProcessError as error:
+                failed[name] = f"it failed with exit code {error.returncode}"
+                print(f"{error.stdout}{name}: {failed[name]}", file=sys.stderr)
+                continue
             data = [str(options.data)] if options.data else []
             for private in (temporary, *data, *(pair.split("=", 1)[1] for pair in pythons)):
                 section = section.replace(private, "…")
-            write(options.output, name, section)
-    reasons = [f"- {name}: {reason}" for name in BENCHMARKS if (reason := missing(BENCHMARKS[name], options.data))]
-    write(options.output, "left out", "## Not run here\n\n" + "\n".join(reasons) + "\n" if reasons else "")
-    print(options.output)
+            write(output, name, section)
+    absent = [name for name in BENCHMARKS if name not in sections(output)]
+    reasons = [
+        f"- {name}: {missing(BENCHMARKS[name], options.data) or failed.get(name) or 'not run yet'}" for name in absent
+    ]
+    write(output, "left out", "## Not run here\n\n" + "\n".join(reasons) + "\n" if reasons else "")
+    print(output)
+    if failed:
+        sys.exit(1)
 
 
 def copies(folder: Path, times: int) -> Path:

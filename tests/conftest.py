@@ -1,5 +1,7 @@
 """Fixtures for all tests: one torch thread, no network but loopback, and a few images made from nothing but code."""
 
+import importlib
+import os
 import shutil
 import socket
 
@@ -33,6 +35,15 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def need(*modules: str) -> None:
+    """Skips what can't run without these packages, and fails where CI has to have them."""
+    for name in modules:
+        if os.environ.get("CI"):
+            importlib.import_module(name)
+        else:
+            pytest.importorskip(name)
 
 
 def draw(shape: str, seed: int, size: tuple[int, int] = (120, 100)) -> Image.Image:

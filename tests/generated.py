@@ -7,9 +7,11 @@ from pathlib import Path
 
 from typer.main import get_command
 
+from benchmarks import __main__ as results
 from sslzoo import registry
 from sslzoo.cli import app
 from sslzoo.cli.examples import EXAMPLES
+from sslzoo.cli.options import percent
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -107,19 +109,65 @@ def name_table():
     return default_table(five)
 
 
-def percent(value):
-    """A share in %, or nothing."""
-    return "" if value is None else f"{100 * value:.1f}"
-
-
 def score_table():
     """The scores of the encoder inside the package at k=20."""
     rows = ["| data | this encoder | random weights | raw pixels |", "|---|---|---|---|"]
     for s in registry.known()[registry.PACKAGE_ENCODER].scores:
         if "k=20," in s.protocol:
-            ours = f"**{100 * s.value:.1f}** ± {100 * s.interval:.1f}"
-            rows.append(f"| {s.dataset} | {ours} | {100 * s.random_weights:.1f} | {100 * s.raw_pixels:.1f} |")
+            ours = f"**{percent(s.value)}** ± {percent(s.interval)}"
+            rows.append(f"| {s.dataset} | {ours} | {percent(s.random_weights)} | {percent(s.raw_pixels)} |")
     return "\n".join(rows) + "\n"
+
+
+def measured(name):
+    """The rows of cells of a benchmark's table in benchmarks/RESULTS.md, and its whole text."""
+    text = results.sections(results.RESULTS)[name]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", text, re.M)], text
+
+
+def speed_table():
+    """The benchmark of `embed`: what most people run today, and ours."""
+    table, _ = measured("embed")
+    column = {name: place for place, name in enumerate(table[0])}
+    (plain,) = (float(row[column["whole s"]]) for row in table if row[0] == "plain")
+    rows = ["| | seconds | × the plain script | peak memory, MB |", "|---|---:|---:|---:|"]
+    for words, *names in (
+        ("torchvision in a DataLoader, the plain script", "plain"),
+        ("timm", "timm"),
+        ("timm under bf16 autocast", "timm-bf16"),
+        ("`sslzoo embed`, torch, fp32 / bf16", "torch-fp32", "torch-bf16"),
+        ("`sslzoo embed` with `fast`, fp32 / bf16", "openvino-fp32", "openvino-bf16"),
+    ):
+        found = [row for name in names for row in table if row[0] == name]
+        seconds = [float(row[column["whole s"]]) for row in found]
+        cells = (
+            [f"{s:.1f}" for s in seconds],
+            [f"{plain / s:.1f}" for s in seconds],
+            [row[column["peak MB"]] for row in found],
+        )
+        rows.append(f"| {' | '.join([words, *map(' / '.join, cells)])} |")
+    return "\n".join(rows) + "\n"
+
+
+def ratio_list():
+    """What searching and training do beside others, be it more or less."""
+    _, text = measured("search")
+    speed = {
+        name: (float(q), float(one))
+        for name, q, one in re.findall(r"^(.*?) +build .*? (\d+) q/s  one +([\d.]+) ms", text, re.M)
+    }
+    rows, dim = re.search(r"(\d+) x (\d+) generated", text).groups()
+    kinds = [name.removeprefix("raw FAISS ") for name in speed if name.startswith("raw FAISS ") and "flat" not in name]
+    bulk = [speed[f"sslzoo {kind}"][0] / speed[f"raw FAISS {kind}"][0] for kind in kinds]
+    alone = [speed[f"raw FAISS {kind}"][1] / speed[f"sslzoo {kind}"][1] for kind in kinds]
+    exact, flat = (f"{speed[name][0]:,.0f}" for name in ("sslzoo exact", "raw FAISS flat"))
+    table, _ = measured("train")
+    ratios = [float(row[table[0].index("ratio to its best")]) for row in table[2:]]
+    return f"""- Search in {int(rows):,} vectors of {dim} numbers: exact {exact} queries a second, FAISS's flat index {flat}.
+  **Raw FAISS is quicker with an approximate index** of the same structure: ours has {min(bulk):.2f} to {max(bulk):.2f} of its
+  queries a second in bulk, and {min(alone):.2f} to {max(alone):.2f} of its speed for a single one.
+- Training: {min(ratios):.2f} to {max(ratios):.2f} times as many images a second as lightly's loop, by method.
+"""
 
 
 def cost_table():
@@ -141,7 +189,13 @@ def drawing(method):
 
 #: the sections of each file, between `<!-- name: … -->` and `<!-- /name -->`
 SECTIONS = {
-    README: {"help": help_text, "names": name_table, "scores": score_table},
+    README: {
+        "help": help_text,
+        "names": name_table,
+        "scores": score_table,
+        "speed": speed_table,
+        "ratios": ratio_list,
+    },
     DOCS / "choosing.md": {"defaults": default_table, "zoo": zoo_table},
     DOCS / "methods.md": {"costs": cost_table},
     DOCS / "reference" / "cli.md": {"commands": command_pages},

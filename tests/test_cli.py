@@ -17,6 +17,7 @@ from sslzoo import cli
 from sslzoo.cli.options import percent
 from sslzoo.spec import Checkpoint
 from tests.conftest import draw
+from tests.generated import commands
 
 
 @pytest.fixture
@@ -117,6 +118,17 @@ def test_some_failures_end_in_3(run, photos, tmp_path):
         (["embed", "PHOTOS", "-j", "-1"], 2, "--workers"),
         (["embed"], 2, "Missing argument"),
         (["embed", "PHOTOS", "--nonsense"], 2, "No such option"),
+        (["index", "e", "--kind", "annoy"], 2, "auto, exact, flat"),
+        (["export", "random-r18", "--format", "coreml"], 2, "onnx, torch"),
+        (["export-vectors", "e", "--to", "faiss", "--at", "x"], 2, "lancedb, qdrant"),
+        (["convert", "PHOTOS", "-o", "x", "--format", "tf"], 2, "auto, vissl"),
+        (["finetune", "PHOTOS", "--preset", "mae-linear"], 2, "finetune, moco-linear"),
+        (["finetune", "PHOTOS", "--optimizer", "lion"], 2, "sgd, lars, adamw"),
+        (["finetune", "PHOTOS", "--precision", "fp16"], 2, "auto, fp32, bf16"),
+        (["eval", "linear", "PHOTOS", "PHOTOS", "--metric", "f1"], 2, "mean_per_class, mAP11"),
+        (["eval", "report", "PHOTOS", "--suite", "vtab"], 2, "small, twelve"),
+        (["eval", "report", "PHOTOS", "--probe", "svm"], 2, "knn, linear"),
+        (["models", "--verified", "foo"], 2, "none, format, online"),
         (["search", "nowhere", "x"], 1, "sslzoo embed"),
         (["show", "qqq"], 1, "sslzoo models"),
         (["show", "simsiamm"], 1, "did you mean simsiam-r50"),
@@ -327,7 +339,7 @@ def test_linear_and_few_labels(run, photos):
     assert "2 shots, 5 draws, n=4" in scores[1]["protocol"]
     assert "50 % of labels, 5 draws, n=6" in scores[2]["protocol"]
     code, _, err = run("eval", "linear", photos, photos, "--metric", "top5", "-q")
-    assert code == 1
+    assert code == 2
     assert "mean_per_class" in err
     for wrong in (("--share", 0), ("--shots", 0)):
         assert run("eval", "linear", photos, photos, *wrong, "-q")[0] == 2
@@ -363,8 +375,8 @@ def test_report(run, photos, tmp_path):
     assert code == 1
     assert "train and test" in err
     code, _, err = run("eval", "report", "shapes", "--suite", "big")
-    assert code == 1
-    assert "no suite 'big'; use small or twelve" in err
+    assert code == 2
+    assert "'big' is not one of small, twelve" in err
     code, _, err = run("eval", "report", "shapes", "--suite", "small")
     assert code == 1
     assert "none of the suite's sets" in err
@@ -531,6 +543,59 @@ def test_export_says_what_was_written_and_how_close_it_is(run, tmp_path):
         "export.json",
         "model.safetensors",
     ]
+    run("export", "random-r18", "--format", "safetensors")
+    assert (tmp_path / "random-r18.safetensors" / "model.safetensors").is_file()
     code, out, err = run("export", "simclr-r18", "-o", "out")
     assert (code, out) == (1, "")
     assert err == "error: out already exists; remove it or choose another -o\n"
+
+
+def options():
+    return {
+        (name, parameter.name): parameter
+        for path, command in commands()
+        for name in [" ".join(path)]
+        for parameter in command.params
+    }
+
+
+def test_the_command_line_takes_what_the_library_has():
+    """The options' values are written out in the command line, since their owners import torch."""
+    from sslzoo.convert import FORMATS as checkpoints
+    from sslzoo.export import FORMATS, TOLERANCE
+    from sslzoo.export_vectors import DATABASES
+    from sslzoo.index import KINDS
+    from sslzoo.suites import SUITES
+    from sslzoo.transfer.settings import PRESETS
+
+    known = options()
+    for where, values in {
+        ("export", "format"): FORMATS.keys(),
+        ("convert", "format"): {"auto", *checkpoints},
+        ("index", "kind"): {"auto", *KINDS},
+        ("export-vectors", "to"): DATABASES.keys(),
+        ("finetune", "preset"): PRESETS.keys(),
+        ("eval report", "suite"): SUITES.keys(),
+    }.items():
+        assert {item.value for item in known[where].shell_complete(None, "")} == values, where
+    assert f"by default {TOLERANCE:g}." in known["export", "tolerance"].help
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("sslzoo embed photos --precision f", ["fp32", "fp16"]),
+        ("sslzoo embed photos -m simsiam", ["simsiam-r50"]),
+        ("sslzoo show simsiam-r50.f", ["simsiam-r50.fair_in1k_100ep"]),
+    ],
+)
+def test_a_shell_completes_values_and_names(line, expected, monkeypatch, capsys):
+    monkeypatch.setenv("_SSLZOO_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    monkeypatch.setattr(sys, "argv", ["sslzoo"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    offered = capsys.readouterr().out.split()
+    assert set(expected) <= set(offered)
+    assert all(name.startswith(line.split()[-1]) for name in offered)

@@ -12,11 +12,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from sslzoo import cli
 from sslzoo.cli.examples import EXAMPLES
 from sslzoo.convert import FORMATS
 from tests import generated
+from tests.conftest import need
+from training.__main__ import app as training_app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -80,22 +83,48 @@ def test_a_page_of_the_site_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
                 run_line(line, monkeypatch)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name_of)
+def known_commands():
+    """Every command of both programs as it is typed; what `training` does with a recipe has no name of its own."""
+    known = {f"sslzoo {' '.join(path)}": command for path, command in generated.commands()}
+    for name, command in get_command(training_app).commands.items():
+        known[f"training {name}".removesuffix(" run")] = command
+    return known
+
+
+def shown_commands(text):
+    """The commands of both programs in a page's blocks and in its text, without what stands before them."""
+    lines = [line for kind, code in FENCE.findall(text) if kind in ("sh", "console") for line in code.splitlines()]
+    lines += [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+    for part in (part for line in lines for part in re.split(r"&&|\|", line)):
+        if match := re.match(
+            r"(?:\S*/)?(sslzoo|(?:OMP_\S+ )?(?:\S*python|torchrun .*) -m training) ([\w.].*)", part.strip()
+        ):
+            yield f"{match[1].split()[-1]} {match[2]}"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=name_of)
 def test_every_command_that_is_shown_exists(page):
-    text = page.read_text(encoding="utf-8")
-    known = {" ".join(path): command for path, command in generated.commands()}
-    shown = [line for kind, code in FENCE.findall(text) if kind in ("sh", "console") for line in code.splitlines()]
-    shown += [code for code in re.findall(r"`(sslzoo [^`]+)`", text) if not code.startswith("sslzoo --")]
-    for line in shown:
-        if not (match := re.search(r"(?:^|[ /])sslzoo (\w.*)", line)) or match[1].startswith("…"):
-            continue
-        words = re.split(r"\s+", match[1].split("&&")[0].strip())
-        path = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
-        assert path in known, f"{line}: there is no command {path}"
+    known = known_commands()
+    for line in shown_commands(page.read_text(encoding="utf-8")):
+        words = line.split(" #")[0].split()
+        path = next((" ".join(words[:n]) for n in (3, 2, 1) if " ".join(words[:n]) in known), "")
+        assert path, f"{line}: there is no such command"
         options = {name for parameter in known[path].params for name in parameter.opts}
         for word in words:
             if word.startswith("-") and word != "-":
                 assert word.rstrip(";,.)") in options, f"{line}: {path} has no option {word}"
+
+
+def test_commands_that_do_not_exist_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    for line in (
+        "pip install . && .venv/bin/sslzoo embed photos && .venv/bin/sslzoo serch x",
+        ".venv/bin/python -m training simclr-r18.tin_cpu_1h --dta PHOTOS",
+        "torchrun --nproc-per-node 2 -m training exprot RUN --oops",
+    ):
+        page.write_text(f"```sh\n{line}\n```\n")
+        with pytest.raises(AssertionError, match=r"no such command|has no option"):
+            test_every_command_that_is_shown_exists(page)
 
 
 def test_every_command_has_an_example_and_every_option_a_word():
@@ -160,6 +189,8 @@ def test_ci_runs_the_readmes_test_command():
     ci = (ROOT / ".ci" / "run").read_text()
     last = blocks("sh")[1].split("&&")[-1].strip()
     assert last in ci
+    for path, name in re.findall(r"(tests/\S+\.py)::(\w+)", ci):
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path} has no {name}"
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=name_of)
@@ -174,7 +205,7 @@ def test_no_path_leads_nowhere(page):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The site, built from a copy with warnings as errors."""
-    pytest.importorskip("zensical"), pytest.importorskip("mkdocstrings_handlers.python")
+    need("zensical", "mkdocstrings_handlers.python")
     folder = tmp_path_factory.mktemp("site")
     shutil.copytree(ROOT / "docs", folder / "docs")  # zensical follows no link out of its folder
     (folder / "sslzoo").symlink_to(ROOT / "sslzoo")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
 import sslzoo
 from sslzoo.errors import InputError, OutputExists, SslzooError
@@ -70,11 +70,16 @@ def test_onnx_gives_torchs_vectors_in_batches_of_any_size(kinds, tmp_path):
 
 
 def test_large_weights_lie_beside_the_graph(tmp_path, monkeypatch):
-    pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    checked, check = [], onnx.checker.check_model
     monkeypatch.setattr(onnx_graph, "LIMIT", 0)
+    monkeypatch.setattr(onnx.checker, "check_model", lambda model: checked.append(model) or check(model))
     export(small(), tmp_path / "out")  # it was run from there, and compared
     assert (tmp_path / "out" / "encoder.onnx.data").stat().st_size > 40_000_000
     assert (tmp_path / "out" / "encoder.onnx").stat().st_size < 1_000_000
+    assert [Path(model).name for model in checked] == [
+        "encoder.onnx"
+    ]  # a model in memory would be one protobuf of 2 GB
 
 
 def test_timm_opens_the_folder_and_knows_the_preprocessing(tmp_path):
@@ -106,10 +111,15 @@ def test_openvino_takes_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_code_in_its_readme_runs(format, tmp_path):
+def test_the_code_in_its_readme_runs_and_decodes_as_we_do(format, tmp_path):
     pytest.importorskip({"onnx": "onnxruntime", "safetensors": "timm"}.get(format, format))
     record = export("simclr-r18", tmp_path / "out", format)
-    shutil.copy(PHOTO, tmp_path / "out" / "photo.jpg")
+    assert record["preprocess"]["alpha"] == "composited over white"
+    with Image.open(PHOTO) as photo:
+        photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by 90 degrees
+        photo.save(tmp_path / "out" / "photo.jpg", "PNG", exif=exif)  # Pillow goes by the content
     text = (tmp_path / "out" / "README.md").read_text()
     assert f"**{record['license']}**" in text
     code = re.search(r"```python\n(.*?)```", text, re.S)[1]
@@ -117,7 +127,7 @@ def test_the_code_in_its_readme_runs(format, tmp_path):
     code += "import numpy\nnumpy.save('features.npy', getattr(features, 'detach', lambda: features)())"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "out", check=True)
     found = np.load(tmp_path / "out" / "features.npy")[0]
-    expected = sslzoo.load("simclr-r18", device="cpu").encode(PHOTO)[0]
+    expected = sslzoo.load("simclr-r18", device="cpu").encode(tmp_path / "out" / "photo.jpg")[0]
     cosine = found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
     assert cosine > 0.999  # decoded and scaled by other code
 
@@ -127,6 +137,27 @@ def test_what_differs_too_much_is_not_written(tmp_path):
     with pytest.raises(SslzooError, match=r"differs from torch by .* nothing was written"):
         export(small(), tmp_path / "out", tolerance=1e-12)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_exports_of_one_folder_leave_one_whole(tmp_path, monkeypatch):
+    takes, write, packages = FORMATS["torch"]
+
+    def overtaken(encoder, folder):
+        monkeypatch.setitem(FORMATS, "torch", (takes, write, packages))
+        export(encoder, tmp_path / "out", "torch")  # somebody else's, begun later and finished first
+        return write(encoder, folder)
+
+    monkeypatch.setitem(FORMATS, "torch", (takes, overtaken, packages))
+    with pytest.raises(OutputExists):
+        export(small(), tmp_path / "out", "torch")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"README.md", "encoder.pt2", "export.json"}
+
+
+def test_the_readme_of_random_weights_claims_no_training(tmp_path):
+    export("random-r18", tmp_path / "out", "safetensors")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "A resnet18 image encoder, with seeded random weights: a photo becomes 512 numbers." in text
 
 
 def test_refusals_name_the_way_out(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import release
+from tests.conftest import need
 
 ROOT = Path(__file__).parent.parent
 DAY = datetime.date(2030, 1, 31)
@@ -35,8 +36,13 @@ def test_a_release_stamps_version_citation_and_changelog(checkout):
     assert "version: 3.0.1\ndate-released: 2030-01-31\n" in (checkout / "CITATION.cff").read_text()
     expected = "## Unreleased\n\n## 3.0.1 - 2030-01-31\n\n### Added\n\n- A thing.\n\n## 0.0.9"
     assert expected in (checkout / "CHANGELOG.md").read_text()
+    before = (checkout / "CHANGELOG.md").read_text()
+    assert release.stamp(checkout, "3.0.1", DAY + datetime.timedelta(1)) == []  # the build had failed
+    assert (checkout / "CHANGELOG.md").read_text() == before
     release_again = (checkout / "CHANGELOG.md").read_text().replace("## Unreleased\n", "## Unreleased\n\n- More.\n", 1)
     (checkout / "CHANGELOG.md").write_text(release_again)
+    with pytest.raises(ValueError, match="not newer"):
+        release.stamp(checkout, "3.0.1", DAY)
     release.stamp(checkout, "3.1.0", DAY)
     assert (checkout / "CITATION.cff").read_text().count("date-released") == 1
 
@@ -59,6 +65,17 @@ def test_a_release_that_makes_no_sense_writes_nothing(checkout, version, changes
     assert before == {path: path.read_text() for path in before}
 
 
+def test_only_what_is_committed_is_released(checkout):
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@x.invalid"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *arguments], cwd=checkout, check=True)
+    release.stamp(checkout, "3.0.1", DAY)
+    release.require_clean(checkout)
+    (checkout / "sslzoo" / "new file.py").touch()
+    with pytest.raises(ValueError, match=r"^sslzoo/new file\.py would be released uncommitted; commit"):
+        release.require_clean(checkout)
+
+
 def test_the_citation_states_this_version():
     import sslzoo
 
@@ -68,7 +85,7 @@ def test_the_citation_states_this_version():
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Wheel and sdist of what git tracks."""
-    pytest.importorskip("hatchling")
+    need("hatchling")
     folder = tmp_path_factory.mktemp("built")
     subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{ROOT}", folder / "checkout"], check=True)
     subprocess.run(
@@ -95,12 +112,12 @@ def test_the_wheel_holds_sslzoo_alone(built):
     assert not {"openvino", "faiss-cpu", "gradio", "onnx", "ray", "pytest"} & set(required)
 
 
-def test_the_sdist_holds_the_checkout_without_copies_of_weights(built):
+def test_the_sdist_holds_the_checkout_without_copies_of_weights_and_tests_that_need_them(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"training/engine.py", "tests/test_release.py", "docs/index.md", "LICENSE", "CHANGELOG.md"} <= names
-    assert not [name for name in names if name.startswith(("hub_cards", "build", "runs"))]
+    assert {"training/engine.py", "docs/index.md", "LICENSE", "CHANGELOG.md"} <= names
+    assert not [name for name in names if name.startswith(("hub_cards", "tests", "build", "runs"))]
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """RESULTS.md: sections in a fixed order, one replaced at a time, tables kept as tables; what can't run is listed."""
 
+import re
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks import __main__ as results
 from benchmarks.__main__ import Benchmark
@@ -41,6 +44,8 @@ def test_sections_are_written_replaced_and_left_out(run):
     assert "| 1 | 2 |" in again
     assert "Not run here" not in again
     assert "quick" in run({"first": first, "second": changed}, "--quick")
+    later = run({"first": first, "second": changed, "new": second}, "--only", "second")
+    assert "## Not run here\n\n- new: not run yet\n" in later
 
 
 def test_data_of_ones_own_is_asked_for_and_its_place_is_not_told(run, tmp_path):
@@ -61,7 +66,41 @@ def test_data_of_ones_own_is_asked_for_and_its_place_is_not_told(run, tmp_path):
     assert "Not run here" not in text
 
 
-def test_a_benchmark_that_fails_says_so(run):
-    text = run({"broken": Benchmark("-c \"print('so far'); raise SystemExit(4)\"", "-c pass", "Breaks.")})
-    assert "**It failed** with exit code 4" in text
-    assert "so far" in text
+def test_a_benchmark_that_fails_says_so_and_keeps_what_there_was(run, capfd):
+    good, bad = ("-c \"print('so far', 6 * 7)\"", "-c \"print('so far', 41); raise SystemExit(4)\"")
+    with pytest.raises(SystemExit):
+        run({"broken": Benchmark(bad, "-c pass", "Breaks.")})
+    err = capfd.readouterr().err
+    assert "so far 41\nbroken: it failed with exit code 4" in err
+    run({"broken": Benchmark(good, "-c pass", "Breaks.")})
+    with pytest.raises(SystemExit):
+        run({"broken": Benchmark(bad, "-c pass", "Breaks.")})
+    text = run(
+        {"broken": Benchmark(good, "-c pass", "Breaks."), "other": Benchmark(good, "-c pass", "")}, "--only", "other"
+    )
+    assert text.count("so far 42") == 2
+    assert "Not run here" not in text
+
+
+def test_a_quick_look_is_not_kept_as_results(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick"])
+    with pytest.raises(SystemExit):
+        results.main()
+    assert "--quick needs -o FILE" in capsys.readouterr().err
+
+
+def test_peers_versions_need_no_package_of_their_name():
+    assert results.versions([f"numpy-bf16={sys.executable}", f"plain={sys.executable}"]) == [
+        f"numpy-bf16: numpy {np.__version__}, torch {torch.__version__.partition('+')[0]}",
+        f"plain: torch {torch.__version__.partition('+')[0]}",
+    ]
+
+
+def test_every_section_is_the_one_that_its_benchmark_would_write():
+    written = results.sections(results.RESULTS)
+    assert results.RESULTS.read_text(encoding="utf-8").startswith(results.TITLE)
+    assert written.keys() - {"left out"} <= results.BENCHMARKS.keys()
+    for name in written.keys() - {"left out"}:
+        assert results.BENCHMARKS[name].shows in written[name], name
+    listed = re.findall(r"^- ([\w-]+):", written.get("left out", ""), re.M)
+    assert set(listed) == results.BENCHMARKS.keys() - written.keys()

@@ -30,7 +30,7 @@ Source = Annotated[
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Embeddings folder; by default ./<IN's name>.emb.")]
 Format = Annotated[
     str,
-    typer.Option(callback=one_of("parquet", "npy", "csv"), help="parquet; with npy or csv, these are written too."),
+    typer.Option(**one_of("parquet", "npy", "csv"), help="parquet; with npy or csv, these are written too."),
 ]
 
 
@@ -46,12 +46,12 @@ def embed(
     device: Device = "auto",
     precision: Precision = "auto",
     backend: Annotated[
-        str, typer.Option(callback=one_of("auto", "torch", "openvino"), help="auto, torch or openvino.")
+        str, typer.Option(**one_of("auto", "torch", "openvino"), help="auto, torch or openvino.")
     ] = "auto",
     decoder: Annotated[
         str,
         typer.Option(
-            callback=one_of("pillow", "torch"), help="pillow, or torch: JPEG on the GPU, by torchcodec or torchvision."
+            **one_of("pillow", "torch"), help="pillow, or torch: JPEG on the GPU, by torchcodec or torchvision."
         ),
     ] = "pillow",
     compiled: Annotated[
@@ -80,7 +80,7 @@ def embed(
     engine: Annotated[
         str,
         typer.Option(
-            callback=one_of("local", "ray"), help="local, or ray: on the cluster of RAY_ADDRESS, else one made here."
+            **one_of("local", "ray"), help="local, or ray: on the cluster of RAY_ADDRESS, else one made here."
         ),
     ] = "local",
     actors: Annotated[int, typer.Option(min=0, help="Encoders of --engine ray; 0: one a GPU, or one a machine.")] = 0,
@@ -88,7 +88,7 @@ def embed(
     dtype: Annotated[
         str,
         typer.Option(
-            callback=one_of("float32", "float16"), help="Of the vectors on disk: float32, or float16 at half the size."
+            **one_of("float32", "float16"), help="Of the vectors on disk: float32, or float16 at half the size."
         ),
     ] = "float32",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the images and estimate time and size.")] = False,

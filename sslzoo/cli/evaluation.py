@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sslzoo.cli.examples import epilog
-from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, percent, print_table
+from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, encoder_names, one_of, percent, print_table
 from sslzoo.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,7 +87,13 @@ def linear(
             "images: class folders by WordNet id, or Parquet with class numbers.",
         ),
     ] = None,
-    metric: Annotated[str, typer.Option(help="top1, mean_per_class, or mAP11 for labels such as 'cat|dog'.")] = "top1",
+    metric: Annotated[
+        str,
+        typer.Option(
+            **one_of("top1", "mean_per_class", "mAP11"),
+            help="top1, mean_per_class, or mAP11 for labels such as 'cat|dog'.",
+        ),
+    ] = "top1",
     shots: Shots = None,
     share: Share = None,
     device: Device = "auto",
@@ -162,14 +168,20 @@ def report(
     suite: Annotated[
         str | None,
         typer.Option(
+            **one_of("small", "twelve"),
             help="small (cifar10, caltech101, imagenette, fashion_mnist as Parquet), or twelve: the transfer sets of the "
             "papers in their official layouts, with the papers' input and metrics. What isn't there is left out; what is there "
-            "and can't be read is named."
+            "and can't be read is named.",
         ),
     ] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option("-m", "--model", help="An encoder; repeatable. The others are compared with the first."),
+        typer.Option(
+            "-m",
+            "--model",
+            autocompletion=encoder_names,
+            help="An encoder; repeatable. The others are compared with the first.",
+        ),
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for report.md, .html and .json, and for the vectors.")
@@ -177,11 +189,13 @@ def report(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="Of the linear probe: top1 (the default), mean_per_class, or mAP11; the sets of a suite have theirs."
+            **one_of("top1", "mean_per_class", "mAP11"),
+            help="Of the linear probe: top1 (the default), mean_per_class, or mAP11; the sets of a suite have theirs.",
         ),
     ] = None,
     probes: Annotated[
-        list[str] | None, typer.Option("--probe", help="Only knn, or only linear; by default both.")
+        list[str] | None,
+        typer.Option("--probe", **one_of("knn", "linear"), help="Only knn, or only linear; by default both."),
     ] = None,
     shots: Shots = None,
     share: Share = None,
@@ -195,8 +209,6 @@ def report(
     from sslzoo.labelled import open_set
     from sslzoo.suites import SUITES, Suite, papers_input
 
-    if suite is not None and suite not in SUITES:
-        raise InputError(f"there is no suite {suite!r}; use {' or '.join(SUITES)}")
     if suite is not None and metric is not None:
         raise InputError(f"each set of --suite {suite} has its metric; leave out --metric")
     opened = [SUITES[suite](path) if suite else Suite([open_set(path, metric or "top1")], {}) for path in data]

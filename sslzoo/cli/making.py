@@ -9,7 +9,12 @@ from typing import Annotated
 
 import typer
 
-from sslzoo.cli.options import Json
+from sslzoo.cli.options import Json, encoder_names, one_of
+
+CHECKPOINTS = (
+    "vissl byol simclr-v1 simclr-v2 mocov1 moco mocov3 solo-learn solo-learn-old simsiam swav lightly mmselfsup backbone "
+    "torchvision"
+).split()
 
 
 def convert(
@@ -21,8 +26,8 @@ def convert(
         str,
         typer.Option(
             "--format",
-            help="auto, vissl, byol, simclr-v1, simclr-v2, mocov1, moco, mocov3, solo-learn, solo-learn-old, simsiam, swav, "
-            "lightly, mmselfsup, backbone or torchvision.",
+            **one_of("auto", *CHECKPOINTS),
+            help=f"auto, {', '.join(CHECKPOINTS[:-1])} or {CHECKPOINTS[-1]}.",
         ),
     ] = "auto",
     name: Annotated[str, typer.Option(help="The encoder's name; by default from format and file.")] = "",
@@ -74,27 +79,42 @@ def convert(
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="An encoder's name, model folder, or hf-hub:ORG/REPO.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", autocompletion=encoder_names, help="An encoder's name, model folder, or hf-hub:ORG/REPO."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The folder to write; by default ./NAME.FORMAT.")
+    ] = None,
     format: Annotated[
         str,
         typer.Option(
             "--format",
+            **one_of("onnx", "torch", "safetensors", "openvino"),
             help="onnx (extra onnx), torch (torch.export), safetensors (a folder that timm opens), or openvino (extra fast).",
         ),
     ] = "onnx",
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest difference from torch's vectors, over the largest number in them.")
-    ] = 1e-3,
+        float | None,
+        typer.Option(
+            min=0, help="Largest difference from torch's vectors, over the largest number in them; by default 0.001."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write an encoder for other people's programs, compared with torch on real photos before it is kept.
 
     Beside the network stand export.json (input, output, preprocessing, license) and a README with code that needs no sslzoo.
     """
+    from sslzoo import registry
+    from sslzoo.export import TOLERANCE
     from sslzoo.export import export as run
 
-    record = run(model, output, format, tolerance=tolerance)
+    if output is None:
+        output = Path(Path(f"{registry.resolve(model).name}.{format}").name)  # others' config may name a path
+    record = run(model, output, format, tolerance=TOLERANCE if tolerance is None else tolerance)
     if as_json:
         typer.echo(json.dumps(record, indent=2))
         return

@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
-def one_of(*values: str) -> Callable[[str], str]:
-    """A callback that takes these values alone; anything else is wrong usage."""
+def one_of(*values: str) -> dict[str, Callable[..., Any]]:
+    """What makes an option take these values alone, anything else being wrong usage, and a shell offer them."""
 
-    def check(value: str) -> str:
-        if value not in values:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(values)}")
-        return value
+    def check(given: str | list[str] | None) -> str | list[str] | None:
+        for value in [given] if isinstance(given, str) else given or []:
+            if value not in values:
+                raise typer.BadParameter(f"{value!r} is not one of {', '.join(values)}")
+        return given
 
-    return check
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return {"callback": check, "autocompletion": complete}
+
+
+def encoder_names(incomplete: str) -> list[str]:
+    """What a shell offers where an encoder is named: bare names, and after a dot their tags."""
+    from sslzoo import registry
+
+    names = ["random-r18", "random-r50", *registry.known()]
+    if "." not in incomplete:
+        names = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    return [name for name in names if name.startswith(incomplete)]
 
 
 Model = Annotated[
     str | None,
-    typer.Option("-m", "--model", help="An encoder's name or model folder; by default the one inside the package."),
+    typer.Option(
+        "-m",
+        "--model",
+        autocompletion=encoder_names,
+        help="An encoder's name or model folder; by default the one inside the package.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[
     str,
     typer.Option(
-        callback=one_of("auto", "fp32", "bf16", "fp16", "int8"),
+        **one_of("auto", "fp32", "bf16", "fp16", "int8"),
         help="auto (bf16 where it is native and gives the same vectors), fp32, bf16, fp16 or int8.",
     ),
 ]

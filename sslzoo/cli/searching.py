@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sslzoo.cli.options import Device, Json, Quiet
+from sslzoo.cli.options import Device, Json, Quiet, one_of
 from sslzoo.errors import InputError
 
 Folder = Annotated[Path, typer.Argument(metavar="EMB", help="An embeddings folder.")]
@@ -34,7 +34,11 @@ Html = Annotated[
 def index(
     embeddings: Folder,
     kind: Annotated[
-        str, typer.Option(help="auto, exact, flat, pq, ivfpq, rabitq, ivf or hnsw; all but exact need FAISS.")
+        str,
+        typer.Option(
+            **one_of("auto", "exact", "flat", "pq", "ivfpq", "rabitq", "ivf", "hnsw"),
+            help="auto, exact, flat, pq, ivfpq, rabitq, ivf or hnsw; all but exact need FAISS.",
+        ),
     ] = "auto",
     recall: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the true neighbours to find, measured on a sample.")
@@ -160,7 +164,9 @@ def search(
 
 def export_vectors(
     embeddings: Folder,
-    to: Annotated[str, typer.Option("--to", help="lancedb or qdrant; each is an extra.")],
+    to: Annotated[
+        str, typer.Option("--to", **one_of("lancedb", "qdrant"), help="lancedb or qdrant; each is an extra.")
+    ],
     at: Annotated[str, typer.Option("--at", help="LanceDB: a folder. Qdrant: the server's URL.")],
     table: Annotated[str, typer.Option(help="The table or collection to write.")] = "images",
     as_json: Json = False,

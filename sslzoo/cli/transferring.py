@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers
+from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers, one_of
 from sslzoo.errors import InputError
 
 FEW_TESTS = 100  # 1.96 · sqrt(0.25 / n) is 0.1 at 96, and 0.05 at 384
@@ -27,8 +27,9 @@ def finetune(
     preset: Annotated[
         str,
         typer.Option(
+            **one_of("finetune", "moco-linear", "simclr-linear", "byol-linear", "simsiam-linear", "swav-linear"),
             help="finetune, or a paper's linear probe: moco-linear, simclr-linear, byol-linear, simsiam-linear, "
-            "swav-linear. Further options change single settings of it."
+            "swav-linear. Further options change single settings of it.",
         ),
     ] = "finetune",
     freeze: Annotated[bool, typer.Option("--freeze", help="Train the classifier alone: a linear probe.")] = False,
@@ -37,7 +38,7 @@ def finetune(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option("-b", "--batch-size", min=2, help="Images per step.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd, lars or adamw.")] = None,
+    optimizer: Annotated[str | None, typer.Option(**one_of("sgd", "lars", "adamw"), help="sgd, lars or adamw.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate for 256 images; scaled with the batch.")] = None,
     head_lr: Annotated[float | None, typer.Option(help="The classifier's rate, as a multiple of that.")] = None,
     layer_decay: Annotated[float | None, typer.Option(help="Each stage's rate over that of the one above it.")] = None,
@@ -57,9 +58,13 @@ def finetune(
         int | None, typer.Option(min=0, help="Stop after N epochs without gain on a held-out tenth; keep the best.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the head, the order and the crops.")] = None,
-    metric: Annotated[str, typer.Option(help="Of the score on TEST: top1 or mean_per_class.")] = "top1",
+    metric: Annotated[
+        str, typer.Option(**one_of("top1", "mean_per_class"), help="Of the score on TEST: top1 or mean_per_class.")
+    ] = "top1",
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="auto (bf16 where it is native), fp32 or bf16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(**one_of("auto", "fp32", "bf16"), help="auto (bf16 where it is native), fp32 or bf16.")
+    ] = None,
     workers: Workers = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: Json = False,

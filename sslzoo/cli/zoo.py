@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sslzoo.cli.options import Json, number, percent, print_table
+from sslzoo.cli.options import Json, encoder_names, number, one_of, percent, print_table
 from sslzoo.errors import SslzooError
 
 VERIFIED = {
@@ -26,7 +26,7 @@ def models(
     method: Annotated[str | None, typer.Option(help="Only this method, such as simsiam.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Only this backbone, such as resnet50 or r50w2.")] = None,
     data: Annotated[str | None, typer.Option(help="Only those trained on this data set, such as ImageNet-1k.")] = None,
-    verified: Annotated[str | None, typer.Option(help="Only none, format or online.")] = None,
+    verified: Annotated[str | None, typer.Option(**one_of(*VERIFIED), help="Only none, format or online.")] = None,
     cached: Annotated[bool, typer.Option("--cached", help="Only those that load without a network.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -74,7 +74,9 @@ def models(
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="An encoder's name, model folder, or hf-hub:ORG/REPO.")],
+    name: Annotated[
+        str, typer.Argument(autocompletion=encoder_names, help="An encoder's name, model folder, or hf-hub:ORG/REPO.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Print all that is known of one encoder: provenance, preprocessing, license, data terms, scores."""
@@ -128,7 +130,10 @@ def show(
 
 def pull(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME", help="Encoders by name, or hf-hub:ORG/REPO[@REVISION].")
+        list[str],
+        typer.Argument(
+            metavar="NAME", autocompletion=encoder_names, help="Encoders by name, or hf-hub:ORG/REPO[@REVISION]."
+        ),
     ],
     license: License = None,
 ) -> None:
@@ -140,7 +145,9 @@ def pull(
 
 
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Encoders by name.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", autocompletion=encoder_names, help="Encoders by name.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every known encoder; failures are listed, not fatal.")] = False,
     data: Annotated[
         Path | None, typer.Option(help="Labelled images, such as ImageNet's val: kNN accuracy, leave-one-out.")

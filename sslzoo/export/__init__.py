@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +29,14 @@ from sslzoo.images.preprocess import resize_crop
 
 RECORD = "export.json"
 TOLERANCE = 1e-3
+#: what `Preprocess` leaves unsaid, for a program that decodes and scales by itself
+DECODE = {
+    "orientation": "applied as EXIF states it",
+    "alpha": "composited over white",
+    "depth": "more than 8 bits a channel are scaled to 8, not cut",
+    "rounding": "the long side after scaling is cut to whole px, half the margin of the crop is rounded (half to even), "
+    "scaled values are rounded to uint8",
+}
 
 Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 Write = Callable[[Encoder, Path], Run]
@@ -111,10 +117,7 @@ def export(
     encoder = load(model, device="cpu") if isinstance(model, str) else copy.deepcopy(model).cpu()
     encoder.eval()
     takes, write, packages = FORMATS[format]
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with hub.new_folder(folder) as temporary:
         run = write(encoder, temporary)
         parity = compare(run, encoder, takes)
         if not parity.relative_difference <= tolerance:
@@ -125,9 +128,6 @@ def export(
         record = _record(encoder, format, takes, parity, packages)
         (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(readme.render(encoder.spec, format, record), encoding="utf-8")
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return record
 
 
@@ -165,7 +165,7 @@ def _record(encoder: Encoder, format: str, takes: Input, parity: Parity, package
         "space": encoder.space,
         "input": takes.describe(spec),
         "output": {"name": "features", "type": "float32", "shape": ["n", spec.dim], "normalized": False},
-        "preprocess": spec.preprocess.to_dict(),
+        "preprocess": {**spec.preprocess.to_dict(), **DECODE},
         "parity": dataclasses.asdict(parity),
         "software": {package: version(package) for package in ("sslzoo", *packages)},
     }

@@ -34,9 +34,9 @@ def save(tensors: Mapping[str, NDArray[np.float32]], spec: EncoderSpec, path: Pa
         producer_name="sslzoo",
         doc_string=f"{spec.name}, license of the weights: {spec.license or 'not stated'}",
     )
-    onnx.checker.check_model(model)
     large = sum(value.nbytes for value in tensors.values()) > LIMIT
     onnx.save_model(model, path, save_as_external_data=large, location=f"{path.name}.data")
+    onnx.checker.check_model(str(path))  # by its path: of a model in memory it makes one protobuf, weights and all
 
 
 def runner(path: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:

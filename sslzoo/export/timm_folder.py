@@ -1,6 +1,6 @@
 """A folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` opens: torchvision's names, timm's config.
 
-timm reads size, crop and normalisation from it too (`timm.data.resolve_model_data_config`), and so does transformers.
+timm reads size, crop and normalisation from it too (`timm.data.resolve_model_data_config`).
 """
 
 from __future__ import annotations

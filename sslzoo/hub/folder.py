@@ -5,13 +5,14 @@ The weights' sha256 is checked whenever they are opened.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,27 @@ def weights_sha256(folder: Path) -> str:
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(f"{s}\n" for s in sums).encode()).hexdigest()
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the name `folder` when all is well, and else is gone.
+
+    Raises OutputExists rather than replace anything, be it that somebody else has made `folder` meanwhile.
+    """
+    exists = OutputExists(f"{folder} already exists; remove it or choose another output")
+    if folder.exists():
+        raise exists
+    # a name of its own, since two may be writing the same folder
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            raise exists
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write(
     folder: Path,
     spec: EncoderSpec,
@@ -122,29 +144,24 @@ def write(
     `head` is a linear classifier for `head.safetensors`. With `shard_size`, such as "15MB", no file of weights is larger
     and they lie as the Hub lays out shards; else there is one file.
     """
-    if folder.exists():
-        raise OutputExists(f"{folder} already exists; remove it or choose another output")
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    weights = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    parts = _shards(weights, shard_size)
-    for name, part in parts.items():
-        save(part, temporary / name)
-    files = [temporary / name for name in parts]
-    if len(files) > 1:
-        places = {key: name for name, part in parts.items() for key in part}
-        index = {"metadata": {"total_size": sum(v.nbytes for v in weights.values())}, "weight_map": places}
-        (temporary / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    spec = dataclasses.replace(
-        spec, sources=(), sha256=weights_sha256(temporary), size_bytes=sum(path.stat().st_size for path in files)
-    )
-    if head:
-        save(head, temporary / HEAD)
-        checkpoint = spec.head.checkpoint if spec.head else None
-        spec = dataclasses.replace(spec, head=Head(checkpoint, sha256(temporary / HEAD)))
-    write_texts(temporary, spec, card)
-    os.replace(temporary, folder)
+    with new_folder(folder) as temporary:
+        weights = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        parts = _shards(weights, shard_size)
+        for name, part in parts.items():
+            save(part, temporary / name)
+        files = [temporary / name for name in parts]
+        if len(files) > 1:
+            places = {key: name for name, part in parts.items() for key in part}
+            index = {"metadata": {"total_size": sum(v.nbytes for v in weights.values())}, "weight_map": places}
+            (temporary / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        spec = dataclasses.replace(
+            spec, sources=(), sha256=weights_sha256(temporary), size_bytes=sum(path.stat().st_size for path in files)
+        )
+        if head:
+            save(head, temporary / HEAD)
+            checkpoint = spec.head.checkpoint if spec.head else None
+            spec = dataclasses.replace(spec, head=Head(checkpoint, sha256(temporary / HEAD)))
+        write_texts(temporary, spec, card)
     return spec
 
 
