@@ -108,7 +108,7 @@ def test_a_bad_upload_is_a_sentence(open_page, tmp_path, picture_file):
     page.set_input_files("#picker input[type=file]", str(bad))
     toast = page.wait_for_selector(".toast-body")
     told = toast.inner_text()
-    assert "That picture can't be used. Not an image that can be read." in told
+    assert "That picture can't be used. Begins as PNG does, but its header is damaged" in told
     assert "Traceback" not in told and str(tmp_path) not in told
     page.wait_for_selector("#picker img", state="detached")
     page.set_input_files("#picker input[type=file]", str(picture_file))  # and the next one works
