@@ -52,6 +52,14 @@ def empty(title: str, what_to_do: str) -> str:
     return f'<div class="empty"><h3>{escape(title)}</h3><p>{escape(what_to_do)}</p></div>'
 
 
+def progress(name: str, told: str, share: float, button: str = "") -> str:
+    """How far an encoder is with the photos, `share` of them, and a button (HTML) beside it."""
+    return (
+        f'<div class="status"><p><b>{escape(name)}</b> {escape(told)}</p>'
+        f'<span class="bar"><span style="width:{100 * share:.1f}%"></span></span>{button}</div>'
+    )
+
+
 def query_panel(photo: str, query: Query | None) -> str:
     """The picture that is searched for, and the part of it that counts."""
     if query is None:

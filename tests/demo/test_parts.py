@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from sslzoo.demo import html, layout, methods, sessions
 from sslzoo.demo.collection import Photos
 from sslzoo.demo.drawings import drawing
 from sslzoo.demo.sessions import Sessions, Uploads
-from sslzoo.demo.shelf import Shelf
+from sslzoo.demo.shelf import Job, Shelf
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import ImageError, InputError
 from sslzoo.evaluate.knn import knn
@@ -252,6 +253,57 @@ def test_the_encoders_of_a_checkout_are_there(photos, checkout):
         shelf.start("random-r50")
     job.wait(60)
     assert job.error == "" and len(shelf.photos("byol-r18.ours")) == 16
+
+
+def test_an_encoder_of_the_same_name_with_other_weights_embeds_anew(photos, checkout, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path / "cache"))
+    shelf = Shelf(photos)
+    shelf.start("byol-r18.ours").wait(60)
+    assert Shelf(photos).photos("byol-r18.ours") is not None
+    encoder = sslzoo.load(str(tmp_path / "hub_cards" / "byol-r18.ours"), device="cpu")
+    encoder.backbone.conv1.weight.data *= -1
+    encoder.save_pretrained(tmp_path / "new")
+    shutil.rmtree(tmp_path / "hub_cards" / "byol-r18.ours")
+    (tmp_path / "new").rename(tmp_path / "hub_cards" / "byol-r18.ours")
+    again = Shelf(photos)
+    assert again.photos("byol-r18.ours") is None
+    job = again.start("byol-r18.ours")
+    job.wait(60)
+    assert job.error == ""
+    assert again.photos("byol-r18.ours").collection.space != shelf.photos("byol-r18.ours").collection.space
+
+
+def test_other_encoders_follow_the_photos(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sslzoo.demo.shelf.PORTION", 2)
+    folder, out = tmp_path / "photos", tmp_path / "photos.emb"
+    folder.mkdir()
+    for i in range(6):
+        draw("bars", i).save(folder / f"{i}.png")
+    sslzoo.embed(folder, "random-r18", out, device="cpu")
+    name = "simclr-r18.tin_cpu_1h"
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "_stop", lambda job: job.done == 4)
+        job = Shelf(Photos(out, "cpu")).start(name)
+        job.wait(60)
+    assert job.error.startswith("Stopped") and job.done == 4
+    (folder / "0.png").unlink()  # of a part that is there
+    draw("circles", 0).save(folder / "new.png")
+    sslzoo.embed(folder, "random-r18", out, device="cpu", update=True)
+    shelf = Shelf(Photos(out, "cpu"))
+    job = shelf.start(name)
+    job.wait(60)
+    assert job.error == "" and job.done == job.total == 6
+    assert sorted(shelf.photos(name).row_of) == ["1.png", "2.png", "3.png", "4.png", "5.png", "new.png"]
+    draw("circles", 1).save(folder / "1.png")
+    sslzoo.embed(folder, "random-r18", out, device="cpu", update=True)
+    shelf = Shelf(Photos(out, "cpu"))
+    assert shelf.photos(name) is None  # not the vector of what 1.png was
+    job = shelf.start(name)
+    job.wait(60)
+    seen = shelf.photos(name)
+    expected = sslzoo.load(name, device="cpu").encode([folder / "1.png"], normalize=True)[0]
+    assert job.error == "" and seen.vector(seen.row_of["1.png"]) @ expected > 0.999
 
 
 def test_weights_are_downloaded_on_request_alone(photos, monkeypatch):

@@ -11,18 +11,18 @@ from gradio.events import api
 from sslzoo.dedup import Group
 from sslzoo.dedup import duplicates as find
 from sslzoo.demo import html
-from sslzoo.demo.shared import LATEST, Demo, asset, said
+from sslzoo.demo.shared import LATEST, Demo, asset, number, said
 from sslzoo.demo.tabs.search import View
 
 SHOWN = 60  # groups
-THRESHOLD = 0.97
+LEAST, THRESHOLD = 0.5, 0.97
 
 
 def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     """Lays the tab out."""
     with gr.Row(elem_classes="controls"):
         threshold = gr.Slider(
-            0.5, 1, THRESHOLD, step=0.005, label="Least cosine of duplicates", scale=0,
+            LEAST, 1, THRESHOLD, step=0.005, label="Least cosine of duplicates", scale=0,
             min_width=420, buttons=[], elem_id="same",
         )  # fmt: skip
     groups = gr.HTML(
@@ -38,17 +38,21 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
 
     @said
     def look(threshold: float) -> str:
-        return _groups(demo, found_at(float(threshold)), threshold)
+        return _groups(demo, found_at(_checked(threshold)), threshold)
 
     @said
     def duplicates(threshold: float = THRESHOLD) -> list[dict[str, Any]]:
         """Groups of near-duplicates: ids with the one to keep first, sizes in px, and each one's cosine to the first."""
-        found = found_at(float(threshold))
+        found = found_at(_checked(threshold))
         return [{"ids": g.ids, "sizes": g.sizes, "scores": [round(s, 6) for s in g.scores]} for g in found]
 
     gr.on([opened.select, threshold.change], look, threshold, groups, **LATEST)
     view.follow(groups.pick)
     api(duplicates, api_name="duplicates")
+
+
+def _checked(threshold: object) -> float:
+    return float(number("threshold", threshold, LEAST, 1))
 
 
 def _groups(demo: Demo, found: list[Group], threshold: float) -> str:
