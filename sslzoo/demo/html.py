@@ -10,12 +10,17 @@ from typing import Any
 from sslzoo.demo.methods import COLUMNS
 from sslzoo.demo.sessions import Query
 
-TAIL = 12  # characters at a name's end that are always shown
+TAIL = 8  # characters at a name's end that are always shown
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 photo", "2,000 photos"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def name(text: str) -> str:
     """A file's name that loses its middle, never its end, where there is too little room."""
-    tail = text[-TAIL:] if len(text) > 2 * TAIL else ""
+    tail = text[-TAIL:] if len(text) > TAIL else ""
     head = text[: len(text) - len(tail)]
     end = f'<span class="end">{escape(tail)}</span>' if tail else ""
     return f'<span class="name" title="{escape(text)}"><span class="start">{escape(head)}</span>{end}</span>'

@@ -100,11 +100,11 @@ def require_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> 
             if was == present:
                 raise InputError(
                     f"{folder} was begun with the same {noun} in another state ({was}: its weights, sizes or precision have"
-                    " changed since); choose another -o, or make it again with --overwrite"
+                    " changed since); choose another -o, or make it again: sslzoo embed … --overwrite"
                 )
             raise InputError(
                 f"{folder} was begun with another {noun} ({was}, now {present}); go on with that one, choose another -o, "
-                "or make it again with --overwrite"
+                "or make it again: sslzoo embed … --overwrite"
             )
 
 

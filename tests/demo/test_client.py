@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 import sslzoo
 from sslzoo import cli
 from sslzoo.search import search_images
-from tests.demo.conftest import free_port
+from tests.demo.conftest import free_port, noise
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +316,28 @@ def test_a_folder_is_embedded_first_and_brought_up_to_date(start, photos, tmp_pa
     page = get(again, "/")[2]
     assert b"13 photos" in page and b"bars/new.jpg" in page
     assert "by the encoder inside the package" in again.log.read_text()
+
+
+def test_a_service_manager_ends_it_and_the_uploads_go(embedded, start):
+    running = start(embedded, "--port", free_port(), "--device", "cpu")
+    (running.uploads / "picture.png").write_bytes(b"x")
+    running.process.terminate()
+    assert running.process.wait(20) == 0, running.log.read_text()
+    assert not list(running.folder.glob("sslzoo-demo-*"))
+
+
+def test_a_clients_upload_goes_with_it(server, tmp_path):
+    noise(11).save(tmp_path / "clients.png")
+    client = Client(server.url, verbose=False)
+    client.predict(handle_file(str(tmp_path / "clients.png")), 5, 0.0, api_name="/search")
+    assert list(server.uploads.rglob("clients.png"))
+    time.sleep(2.1)  # within which another may have sent the same
+    client.close()
+    for _ in range(60):
+        if not list(server.uploads.rglob("clients.png")):
+            break
+        time.sleep(0.25)
+    assert not list(server.uploads.rglob("clients.png"))
 
 
 def test_share_and_auth_say_what_they_do():

@@ -115,7 +115,7 @@ def _chart(demo: Demo, kind: str, places: NDArray[np.float32], colouring: Colour
     ]
     if len(names) > len(order):
         legend.append(f"<li>and {len(names) - len(order):,} more</li>")
-    facts = [note] if note else [f"{len(photos):,} photos", "drag to move", "wheel to zoom", "click to search"]
+    facts = [note] if note else [html.count(len(photos), "photo"), "drag to move", "wheel to zoom", "click to search"]
     return (
         html.heading(f"{escape(kind)} of {escape(photos.model)}", facts)
         + f'<div class="chart" data-photo="{demo.photo_url}" data-palette="{" ".join(COLOURS)}" {attributes}>'

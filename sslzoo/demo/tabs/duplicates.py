@@ -14,7 +14,7 @@ from sslzoo.demo import html
 from sslzoo.demo.shared import LATEST, Demo, asset, number, said
 from sslzoo.demo.tabs.search import View
 
-SHOWN = 60  # groups
+SHOWN, MEMBERS = 60, 24  # groups, and photos of each
 LEAST, THRESHOLD = 0.5, 0.97
 
 
@@ -62,16 +62,21 @@ def _groups(demo: Demo, found: list[Group], threshold: float) -> str:
             f"At a cosine of {threshold:.3f} every photo stands alone. Lower the threshold to see what is merely similar.",
         )
     more = sum(len(group.ids) - 1 for group in found)
-    facts = [f"{more:,} photo{'s' * (more > 1)} could go", "nothing is deleted here", "a click searches for the photo"]
-    out = [html.heading(f"{len(found):,} group{'s' * (len(found) > 1)}", facts)]
+    facts = [f"{html.count(more, 'photo')} could go", "nothing is deleted here", "a click searches for the photo"]
+    out = [html.heading(html.count(len(found), "group"), facts)]
     for group in found[:SHOWN]:
         cards = []
-        for i, (id_, (width, height), score) in enumerate(zip(group.ids, group.sizes, group.scores, strict=True)):
+        members = list(zip(group.ids, group.sizes, group.scores, strict=True))
+        for i, (id_, (width, height), score) in enumerate(members[:MEMBERS]):
             size = f"{width} × {height}" if width else ""
             note = f"keep · {size}".rstrip(" ·") if i == 0 else f"{score:.3f} · {size}".rstrip(" ·")
             row = demo.photos.row_of[id_]
             cards.append(html.card(demo.photo_url, row, id_, note=note, mark="keep" if i == 0 else ""))
+        if len(members) > MEMBERS:
+            cards.append(f'<p class="rest">and {len(members) - MEMBERS:,} more</p>')
         out.append(html.grid(cards, "group"))
     if len(found) > SHOWN:
-        out.append(f'<p class="rest">and {len(found) - SHOWN:,} groups more: sslzoo dedup lists them all</p>')
+        out.append(
+            f'<p class="rest">and {html.count(len(found) - SHOWN, "more group")}: sslzoo dedup lists them all</p>'
+        )
     return "".join(out)

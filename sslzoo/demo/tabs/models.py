@@ -81,7 +81,7 @@ def _progress(job: Job) -> str:
 
 
 def _ended(job: Job) -> str:
-    told = job.error or f"has embedded {job.total:,} photos; it stands under Compare now."
+    told = job.error or f"has embedded {html.count(job.total, 'photo')}; it stands under Compare now."
     kind = "status failed" if job.error else "status"
     return f'<div class="{kind}"><p><b>{escape(job.name)}</b> {escape(told)}</p></div>'
 

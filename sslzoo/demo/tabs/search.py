@@ -131,7 +131,8 @@ def browse(demo: Demo, count: int) -> str:
     photos = demo.photos
     rows = photos.rows[:count].tolist()
     title = html.heading(
-        "Pick a photo", [f"{len(photos):,} photos", "a click finds its nearest neighbours; so does a photo of your own"]
+        "Pick a photo",
+        [html.count(len(photos), "photo"), "a click finds its nearest neighbours; so does a photo of your own"],
     )
     cards = [html.card(demo.photo_url, row, id_) for row, id_ in zip(rows, photos.collection.ids_at(rows), strict=True)]
     more = (
