@@ -52,9 +52,9 @@ def heading(title: str, facts: Sequence[str] = ()) -> str:
     return f'<div class="heading"><h2>{title}</h2><p>{" · ".join(escape(fact) for fact in facts)}</p></div>'
 
 
-def empty(title: str, what_to_do: str) -> str:
+def empty(title: str, what_to_do: str, *, hidden: bool = False) -> str:
     """What stands where there is nothing to show yet."""
-    return f'<div class="empty"><h3>{escape(title)}</h3><p>{escape(what_to_do)}</p></div>'
+    return f'<div class="empty"{" hidden" * hidden}><h3>{escape(title)}</h3><p>{escape(what_to_do)}</p></div>'
 
 
 def progress(name: str, told: str, share: float, button: str = "") -> str:

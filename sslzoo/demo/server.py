@@ -100,7 +100,7 @@ class Server:
         except OSError:  # its message names gradio's own settings
             taken = f"port {port} is taken" if port else "every port from 7860 to 7959 is taken"
             raise InputError(f"{taken}; choose another with --port") from None
-        if share and self.share_url is None:
+        if share and not self.share_url:
             self.page.close(verbose=False)
             raise InputError("Gradio's relay gave no public address; try again later, or leave out --share")
         self.uploads.sweep_for_ever()

@@ -181,12 +181,18 @@ def test_drawings_are_xml_with_the_papers_symbols(method):
     text = "".join(root.itertext()).replace("\u200b", "")
     symbols = {
         "simclr": ["x̃i", "hj", "zi", "f", "g"],
-        "moco": ["fq", "fk", "k0", "θk ← m θk + (1 − m) θq"],
+        "moco": ["fq", "fk", "k0", "positive", "θk ← m θk + (1 − m) θq"],
         "byol": ["fθ", "gξ", "qθ", "z′ξ", "ξ ← τ ξ + (1 − τ) θ", "sg"],
         "simsiam": ["x1", "p1", "h", "D(p1, z2)", "stop-gradient"],
         "swav": ["zt", "qs", "C", "prototypes"],
     }[method]
     assert all(symbol in text for symbol in symbols)
+
+
+def test_simsiam_needs_its_predictor_too():
+    # arXiv:2011.10566, 4.2: "the model does not work if h is removed"
+    trick = methods.METHODS["simsiam"].trick
+    assert "the stop-gradient and the predictor" in trick and "alone" not in trick
 
 
 def test_code_is_that_of_the_five_alone():

@@ -94,7 +94,11 @@ def _cards(demo: Demo) -> str:
         '<div class="filter"><input type="search" placeholder="Filter: byol, r50, apache …" aria-label="Filter">'
         '<label><input type="checkbox"> without a network only</label></div>'
     )
-    return f"{title}{filters}<div class='models'>{''.join(_card(demo, name, e) for name, e in entries.items())}</div>"
+    cards = "".join(_card(demo, name, entry) for name, entry in entries.items())
+    none = html.empty(
+        "No encoder matches", "Take a word out of the filter, or allow those that need a network.", hidden=True
+    )
+    return f"{title}{filters}<div class='models'>{cards}</div>{none}"
 
 
 def _card(demo: Demo, name: str, entry: Entry) -> str:

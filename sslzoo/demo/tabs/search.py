@@ -115,6 +115,7 @@ def tab(demo: Demo, tabs: gr.Tabs) -> View:
 
     both = [panel, results]
     sent = picker.upload(upload, [picker, k, threshold], [picker, *both], **PRIVATE)
+    sent.success(None, js=asset("reveal.js"))
     sent.failure(lambda: None, None, picker, **PRIVATE)  # a bad picture doesn't stay there
     results.pick(pick, [k, threshold], both, **PRIVATE)
     results.more(more, shown, [results, shown], **PRIVATE)
