@@ -13,9 +13,11 @@ def names(page, within="#results"):
     return [card.get_attribute("alt") for card in page.query_selector_all(f"{within} .card img")]
 
 
-def heading(page, text, within="#results"):
+def heading(page, text, within="#results", timeout=30_000):
     page.wait_for_function(
-        "([id, text]) => document.querySelector(id + ' .heading h2')?.textContent.includes(text)", arg=[within, text]
+        "([id, text]) => document.querySelector(id + ' .heading h2')?.textContent.includes(text)",
+        arg=[within, text],
+        timeout=timeout,
     )
 
 
@@ -184,7 +186,7 @@ def test_a_map_that_is_made_stays_where_it_is(open_page):
     pytest.importorskip("umap")
     page = open_page()
     tab(page, "Map")
-    heading(page, "UMAP of random-r18", "#chart")
+    heading(page, "UMAP of random-r18", "#chart", timeout=120_000)  # it may be made only now
     page.evaluate(
         "() => { window.seen = []; new MutationObserver(() =>"
         " seen.push(document.querySelector('#chart h2')?.textContent)).observe("
