@@ -111,7 +111,9 @@ class Embeddings:
         else:
             if row == len(out):
                 return out
-        raise InputError(f"the parts of {self.folder} are not those of its manifest; embed again with --overwrite")
+        raise InputError(
+            f"the parts of {self.folder} are not those of its manifest; embed again: sslzoo embed … --overwrite"
+        )
 
     def _column(self, name: str) -> list[Any]:
         assert self.folder is not None
@@ -169,7 +171,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if manifest["format"] == FORMAT:
             return manifest
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / MANIFEST} is damaged ({error}); embed again with --overwrite") from None
+        raise InputError(f"{folder / MANIFEST} is damaged ({error}); embed again: sslzoo embed … --overwrite") from None
     raise InputError(f"{folder} has format {manifest['format']}, this version reads {FORMAT}; upgrade sslzoo")
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import sys
+import threading
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def cache_key(*parts: object, engine: str) -> str:
 
 def keep(path: Path, data: bytes | memoryview) -> bool:
     """Puts a file into the cache, whole or not at all; returns whether it could."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)

@@ -56,21 +56,35 @@ def demo(
         if share:
             typer.echo(f"{server.share_url}  (public: whoever knows this address can look at the photos)")
         typer.echo("stop with Ctrl-C", err=True)
-        server.warm()
         with contextlib.suppress(KeyboardInterrupt):
+            server.warm()
             server.wait()
 
 
 def _embedded(source: str, out: Path, model: str | None, device: str, *, progress: bool) -> Path:
     """The embeddings folder of a folder of images, made or brought up to date."""
     from sslzoo.embeddings import is_embeddings, read_manifest
+    from sslzoo.images.discover import open_source
+    from sslzoo.images.sources.folder import FolderReader
     from sslzoo.pipeline.run import embed
+    from sslzoo.registry import PACKAGE_ENCODER, resolve
 
+    if not Path(source).exists():
+        raise InputError(f"{source} does not exist; name a folder of image files, or an embeddings folder")
+    if not (Path(source).is_dir() and isinstance(open_source(source), FolderReader)):
+        raise InputError(
+            f"{source} is no folder of image files, from which the page shows the photos; unpack it, and name that folder"
+        )
     if model is None:
         typer.echo("by the encoder inside the package; for stronger ones (-m NAME) see: sslzoo models", err=True)
     make_lean()
-    finished = is_embeddings(out) and read_manifest(out)["complete"]
-    embed(source, model, out, device=device, resume=not finished, update=bool(finished), progress=progress)
+    there = read_manifest(out) if is_embeddings(out) else None
+    if there and there["model"] != (name := resolve(model or PACKAGE_ENCODER).name):
+        raise InputError(
+            f"{out} was made by {there['model']}, not {name}; add -m {there['model']}, or choose another -o"
+        )
+    finished = there is not None and there["complete"]
+    embed(source, model, out, device=device, resume=not finished, update=finished, progress=progress)
     return out
 
 

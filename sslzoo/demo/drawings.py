@@ -41,11 +41,18 @@ def _moco() -> list[str]:
         _arrow(210, TOP + 22, 210, BOTTOM - 22, "follows"),
         _note(216, MIDDLE, "θ_k ← m θ_k + (1 − m) θ_q", "start"),
     ]
-    out += [_arrow(299, BOTTOM, 368, BOTTOM), _cut(335, BOTTOM)]
+    out += [_arrow(299, BOTTOM, 368, BOTTOM), _cut(323, BOTTOM)]
+    # the key of the same picture is compared as well, before it joins the queue
+    out += [
+        _arrow(346, BOTTOM, 346, 130, "plain"),
+        _arrow(346, 130, 580, 130, "plain"),
+        _arrow(580, 130, 580, TOP + 22),
+    ]
+    out += [_note(463, 118, "its own key: the positive")]
     for n, name in enumerate(("k_0", "k_1", "k_2", "…")):
         out.append(_box(390 + 40 * n, BOTTOM, 36, name, "queue"))
     out += [_note(450, BOTTOM + 38, "queue of earlier keys: the negatives")]
-    out += [_arrow(299, TOP, 560, TOP), _arrow(528, BOTTOM, 598, BOTTOM, "plain"), _arrow(598, BOTTOM, 598, TOP + 22)]
+    out += [_arrow(299, TOP, 560, TOP), _arrow(528, BOTTOM, 612, BOTTOM, "plain"), _arrow(612, BOTTOM, 612, TOP + 22)]
     return [*out, _box(598, TOP, 72, "InfoNCE", "loss")]
 
 

@@ -24,7 +24,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Any, Send], Awaitable[None]]
 
 SIZES = (160, 320, 1024)  # px; the small pictures that are made
-PHOTO = re.compile(r"/photo/([\w-]+)/(\d{1,12})/(about|\d{1,5})")
+PHOTO = re.compile(r"/photo/([\w-]+)/(\d{1,12})/(about|\d{1,5})", re.ASCII)
 CODE = re.compile(r"/code/([a-z]+)")
 OURS = re.compile(
     r"/(|config/?|theme\.css|login/?|logout|favicon\.ico|robots\.txt|manifest\.json|pwa_icon(/\d+)?)"

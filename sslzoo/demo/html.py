@@ -10,12 +10,17 @@ from typing import Any
 from sslzoo.demo.methods import COLUMNS
 from sslzoo.demo.sessions import Query
 
-TAIL = 12  # characters at a name's end that are always shown
+TAIL = 8  # characters at a name's end that are always shown
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 photo", "2,000 photos"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def name(text: str) -> str:
     """A file's name that loses its middle, never its end, where there is too little room."""
-    tail = text[-TAIL:] if len(text) > 2 * TAIL else ""
+    tail = text[-TAIL:] if len(text) > TAIL else ""
     head = text[: len(text) - len(tail)]
     end = f'<span class="end">{escape(tail)}</span>' if tail else ""
     return f'<span class="name" title="{escape(text)}"><span class="start">{escape(head)}</span>{end}</span>'
@@ -47,9 +52,17 @@ def heading(title: str, facts: Sequence[str] = ()) -> str:
     return f'<div class="heading"><h2>{title}</h2><p>{" · ".join(escape(fact) for fact in facts)}</p></div>'
 
 
-def empty(title: str, what_to_do: str) -> str:
+def empty(title: str, what_to_do: str, *, hidden: bool = False) -> str:
     """What stands where there is nothing to show yet."""
-    return f'<div class="empty"><h3>{escape(title)}</h3><p>{escape(what_to_do)}</p></div>'
+    return f'<div class="empty"{" hidden" * hidden}><h3>{escape(title)}</h3><p>{escape(what_to_do)}</p></div>'
+
+
+def progress(name: str, told: str, share: float, button: str = "") -> str:
+    """How far an encoder is with the photos, `share` of them, and a button (HTML) beside it."""
+    return (
+        f'<div class="status"><p><b>{escape(name)}</b> {escape(told)}</p>'
+        f'<span class="bar"><span style="width:{100 * share:.1f}%"></span></span>{button}</div>'
+    )
 
 
 def query_panel(photo: str, query: Query | None) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +27,31 @@ def kinds(photos: Photos) -> list[str]:
 
 def place(photos: Photos, kind: str) -> NDArray[np.float32]:
     """A place for each photo, float32 `[n, 2]` in [0, 1]."""
-    vectors = photos.collection.vectors_at(photos.rows)
-    cached = user_cache() / "maps" / f"{hashlib.sha256(vectors.tobytes()).hexdigest()[:32]}-{kind}.npy"
+    cached = _kept(photos, kind)
     try:
         return np.asarray(np.load(cached, allow_pickle=False), np.float32)
     except (OSError, ValueError):
         pass
+    vectors = photos.collection.vectors_at(photos.rows)
     found = _fit(umap(vectors) if kind == "UMAP" else pca(vectors))
     buffer = io.BytesIO()
     np.save(buffer, found, allow_pickle=False)
     keep(cached, buffer.getvalue())
     return found
+
+
+def is_made(photos: Photos, kind: str) -> bool:
+    """Whether `place` need not compute it."""
+    return _kept(photos, kind).is_file()
+
+
+def _kept(photos: Photos, kind: str) -> Path:
+    return user_cache() / "maps" / f"{_digest(photos)}-{kind}.npy"
+
+
+@functools.cache
+def _digest(photos: Photos) -> str:
+    return hashlib.sha256(photos.collection.vectors_at(photos.rows).tobytes()).hexdigest()[:32]
 
 
 def pca(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -48,7 +48,8 @@ METHODS = {
         "arXiv:2011.10566",
         "The same encoder f sees both views. A predictor h turns one side into p_1, which shall point to the other side's z_2; "
         "then the sides change places.",
-        "No negatives, no moving average: the stop-gradient alone prevents collapse.",
+        "It needs no negatives and no moving average: the stop-gradient and the predictor keep the vectors from becoming one, "
+        "and it fails without either.",
     ),
     "swav": Method(
         "SwAV",

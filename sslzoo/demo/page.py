@@ -13,6 +13,8 @@ from sslzoo.demo.collection import Photos
 from sslzoo.demo.shared import Demo, Page
 from sslzoo.demo.tabs import chart, compare, duplicates, methods, models, search
 
+LOOKED_AT = 20  # photos; where none of them has a file, none has
+
 
 def build(demo: Demo) -> Page:
     """The whole page."""
@@ -48,10 +50,14 @@ def _end(demo: Demo) -> Callable[[gr.Request], None]:
 
 def _header(photos: Photos) -> str:
     failed = f", {photos.failed:,} could not be read" if photos.failed else ""
+    if not any(photos.file(row) for row in photos.rows[:LOOKED_AT].tolist()):
+        failed += (
+            f"; they can't be shown, as their files are not in {photos.source}: embed the folder where they are now"
+        )
     where = html.name(_short(photos.source)) if photos.source.is_absolute() else ""
     return (
         '<header><div class="brand"><b>sslzoo</b><span>your photos through self-supervised eyes</span></div>'
-        f'<div class="facts"><span>{len(photos):,} photos{failed}</span>{where}'
+        f'<div class="facts"><span>{html.count(len(photos), "photo")}{escape(failed)}</span>{where}'
         f'<span class="model">{escape(photos.model)}</span></div></header>'
     )
 

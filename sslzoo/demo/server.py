@@ -6,6 +6,9 @@ import importlib.util
 import os
 import secrets
 import shutil
+import signal
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,24 @@ class Server:
     ) -> None:
         require_gradio()
         require_photos(folder)
+        _require_host(host)
         self.uploads = Uploads()
+        try:
+            self._start(folder, host, port, device, share, auth, downloads)
+        except BaseException:
+            self._remove()
+            raise
+
+    def _start(
+        self,
+        folder: Path,
+        host: str,
+        port: int | None,
+        device: str,
+        share: bool,
+        auth: tuple[str, str] | None,
+        downloads: bool,
+    ) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = str(self.uploads.folder)
         from starlette.middleware import Middleware
@@ -77,9 +97,12 @@ class Server:
                 js=asset("page.js"),
                 favicon_path=str(Path(__file__).parent / "assets" / "favicon.svg"),
             )
-        except OSError as error:
-            self._remove()
-            raise InputError(f"port {port} can't be used ({error}); choose another with --port") from None
+        except OSError:  # its message names gradio's own settings
+            taken = f"port {port} is taken" if port else "every port from 7860 to 7959 is taken"
+            raise InputError(f"{taken}; choose another with --port") from None
+        if share and not self.share_url:
+            self.page.close(verbose=False)
+            raise InputError("Gradio's relay gave no public address; try again later, or leave out --share")
         self.uploads.sweep_for_ever()
 
     def warm(self) -> None:
@@ -87,7 +110,7 @@ class Server:
         self.photos.ready()
 
     def wait(self) -> None:
-        """Until Ctrl-C."""
+        """Until Ctrl-C, or SIGTERM."""
         self.page.block_thread()
 
     def close(self) -> None:
@@ -99,7 +122,22 @@ class Server:
         shutil.rmtree(self.uploads.folder, ignore_errors=True)
 
     def __enter__(self) -> Server:
+        if threading.current_thread() is threading.main_thread():  # no other may set what a signal does
+            # services and containers are stopped so: it then ends as by Ctrl-C, and the uploads go
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _require_host(host: str) -> None:
+    """Raises InputError for an address at which this machine can't listen; gradio would say that the port is taken."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"{host} is no address of this machine ({error.strerror}); use --host 127.0.0.1, or 0.0.0.0 for all of them"
+        ) from None

@@ -20,6 +20,7 @@ from sslzoo.errors import ImageError, SslzooError
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}  # events of the page alone
 LATEST = PRIVATE | {"trigger_mode": "always_last"}  # one at a time, so that no earlier result comes after a later one
+MOST_ASKED = 1000  # neighbours that an API client may ask for
 ASSETS = Path(__file__).parent / "assets"
 
 
@@ -89,6 +90,15 @@ def _sentences() -> Iterator[None]:
         raise gr.Error(str(error), print_exception=False) from None
 
 
+def number(name: str, value: object, least: float, most: float, *, whole: bool = False) -> float:
+    """A number from a browser or an API client; a sentence for anything else, and for what lies outside of the limits."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if known and least <= value <= most and not (whole and value % 1):  # type: ignore[operator]
+        return value  # type: ignore[return-value]
+    kind = "whole number" if whole else "number"
+    raise gr.Error(f"{name} is {value!r:.40}; it is a {kind} between {least:g} and {most:g}.", print_exception=False)
+
+
 class Demo:
     """All that the pages share."""
 
@@ -105,6 +115,13 @@ class Demo:
         found = self.photos.index.search(query.vector[None], k, exclude=itself, threshold=limit)
         took = 1000 * (time.perf_counter() - start)
         return list(zip(found.rows[0].tolist(), found.ids[0], found.scores[0].tolist(), strict=True)), took
+
+    def by_id(self, id_: object) -> Query:
+        """The query that a photo's id makes, from an API client."""
+        row = self.photos.row_of.get(id_) if isinstance(id_, str) else None
+        if row is None:
+            raise gr.Error("The collection has no photo of that id.", print_exception=False)
+        return sessions.from_row(self.photos, row)
 
     def upload(self, path: str, session: str) -> Query:
         """The query that an upload makes."""

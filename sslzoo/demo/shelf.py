@@ -7,18 +7,24 @@ import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sslzoo import hub, registry
 from sslzoo.demo.collection import Photos
 from sslzoo.demo.methods import CHECKOUT
-from sslzoo.embeddings import is_embeddings, part_files, read_manifest
+from sslzoo.embeddings import is_embeddings, part_files, read_manifest, tables_by_part
 from sslzoo.errors import InputError, Interrupted, SslzooError
+from sslzoo.pipeline.output import beside
 from sslzoo.pipeline.run import embed
-from sslzoo.spec import EncoderSpec
+from sslzoo.spec import EncoderSpec, space_id
 from sslzoo.user_cache import user_cache
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 RANDOM = ("random-r18", "random-r50")
 PORTION = 64  # photos between two steps of the progress that is shown
+SECONDS = 0.4  # between two looks at how far it is
 
 
 @dataclass(frozen=True)
@@ -82,21 +88,32 @@ class Shelf:
     def folder(self, name: str) -> Path:
         """Where the embeddings of an encoder lie."""
         key = hashlib.sha256(str(self.main.source).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return user_cache() / "demo" / key / f"{name}.emb"
+        # other weights of the same name, and other pixels, are another folder
+        spec = self.entries[name].spec
+        space = self.main.policy.space(space_id(spec.sha256, spec.preprocess, spec.geometry))
+        return user_cache() / "demo" / key / f"{name}-{space[:8]}.emb"
 
     def photos(self, name: str) -> Photos | None:
-        """The photos as this encoder sees them, or None where it has not embedded them yet."""
+        """The photos as this encoder sees them, or None where it has not embedded these yet."""
         if name not in self._open:
             folder = self.folder(name)
-            if not (is_embeddings(folder) and read_manifest(folder)["complete"]):
+            if not _is_finished(folder) or not _files(folder).equals(_files(self.main.folder)):
                 return None
-            self._open[name] = Photos(folder, self.main.device)
+            self.open(name)
         return self._open[name]
+
+    def open(self, name: str) -> None:
+        """Shows what this encoder has embedded from now on."""
+        self._open[name] = Photos(self.folder(name), self.main.device)
+
+    def require(self, name: object) -> None:
+        """Raises InputError unless this is the name of an encoder here."""
+        if not isinstance(name, str) or name not in self.entries:
+            raise InputError(f"there is no encoder {name!r:.60}; those that there are stand under Models")
 
     def start(self, name: str) -> Job:
         """Embeds the photos with an encoder, in the background; one that is running already is joined."""
-        if name not in self.entries:
-            raise InputError(f"there is no encoder {name!r}")
+        self.require(name)
         if not self.main.source.is_dir():
             raise InputError("the folder that was embedded isn't there any more, so no other encoder can look at it")
         if not (self.downloads or self.entries[name].ready):
@@ -119,8 +136,9 @@ class Job:
     def __init__(self, shelf: Shelf, name: str) -> None:
         self.name, self.total = name, len(shelf.main) + shelf.main.failed
         self.looking, self.cancelled = False, False  # whether the weights are there, and whether to stop
+        self.out, self.again = shelf.folder(name), _is_finished(shelf.folder(name))
         self.error = ""
-        self._shelf, self._out = shelf, shelf.folder(name)
+        self._shelf = shelf
         self._thread = threading.Thread(target=self._run, name=f"embed {name}", daemon=True)
         self._thread.start()
 
@@ -131,8 +149,13 @@ class Job:
 
     @property
     def done(self) -> int:
-        """About how many photos are embedded."""
-        return min(self.total, PORTION * len(part_files(self._out)))
+        """About how many photos are embedded, those of an earlier run that was stopped among them."""
+        return min(self.total, PORTION * len(part_files(beside(self.out, "new") if self.again else self.out)))
+
+    @property
+    def told(self) -> str:
+        """How far it is, in words."""
+        return f"{self.done:,} of {self.total:,} photos" if self.looking else "getting the weights"
 
     def wait(self, seconds: float) -> None:
         """Waits for its end, at most so long."""
@@ -143,10 +166,10 @@ class Job:
         try:
             spec = shelf.entries[self.name].spec
             embed(
-                str(shelf.main.source), spec, self._out, device=shelf.main.device, policy=shelf.main.policy,
-                resume=True, part_size=PORTION, stop=self._stop,
+                str(shelf.main.source), spec, self.out, device=shelf.main.device, policy=shelf.main.policy,
+                resume=not self.again, update=self.again, part_size=PORTION, stop=self._stop,
             )  # fmt: skip
-            shelf.photos(self.name)
+            shelf.open(self.name)
         except Interrupted:
             self.error = "Stopped; what is finished is kept, and embedding again goes on from there."
         except SslzooError as error:
@@ -157,3 +180,14 @@ class Job:
     def _stop(self) -> bool:
         self.looking = True
         return self.cancelled
+
+
+def _is_finished(folder: Path) -> bool:
+    return is_embeddings(folder) and bool(read_manifest(folder)["complete"])
+
+
+def _files(folder: Path) -> pa.Table:
+    """The files that were embedded, with size and time, by which a change is told."""
+    import pyarrow as pa
+
+    return pa.concat_tables(tables_by_part(part_files(folder), ["path", "bytes", "mtime_ns"]))

@@ -22,6 +22,14 @@ def theme() -> gr.themes.Base:
         block_border_width="1px",
         border_color_primary="#e3e6ea",
         border_color_primary_dark="#2a313b",
+        # 4.5:1 or better on white (WCAG 2.2, 1.4.3)
+        body_text_color_subdued="*neutral_600",
+        input_placeholder_color="*neutral_600",
+        color_accent="*primary_700",  # brighter in the dark: assets/style.css
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
         block_shadow="none",
         block_shadow_dark="none",
     )

@@ -139,7 +139,7 @@ class Job:
                         continue
                     if len(files) < len(keys):
                         raise InputError(
-                            f"the images have changed since part {number} was made; embed again with --overwrite"
+                            f"the images have changed since part {number} was made; embed again: sslzoo embed … --overwrite"
                         )
                     inputs = iter(files)
                 if stop():

@@ -36,9 +36,9 @@ class Output:
         """
         if self.earlier is not None and self.kept is not None:
             require_same(self.earlier, manifest, self.kept)
-        beside = _beside(self.folder, "new")
-        if self.kept is None or _settings_in(beside) != settings(manifest):
-            shutil.rmtree(beside, ignore_errors=True)
+        left = beside(self.folder, "new")
+        if self.kept is None or _settings_in(left) != settings(manifest):
+            shutil.rmtree(left, ignore_errors=True)
         started = self.kept == self.place and is_embeddings(self.place)
         return Writer(self.place, manifest, started=started, files=files)
 
@@ -47,7 +47,7 @@ class Output:
         if self.place != self.folder:
             if self.kept != self.folder:  # other vectors, and not these brought up to date
                 shutil.rmtree(self.folder / INDEX, ignore_errors=True)
-            self.folder.resolve().rename(_beside(self.folder, "old"))
+            self.folder.resolve().rename(beside(self.folder, "old"))
             settle(self.folder)
         return Embeddings.open(self.folder)
 
@@ -67,7 +67,7 @@ def prepare_output(
         return Output(folder, folder)
     if not folder.is_dir():
         raise OutputExists(f"{folder} is a file; choose another output with -o")
-    ours, beside = is_embeddings(folder), _beside(folder, "new")
+    ours, left = is_embeddings(folder), beside(folder, "new")
     if not ours and (others := [path for path in other_files(folder) if not path.name.startswith(".")]):
         raise OutputExists(
             f"{folder} is not an embeddings folder: it holds {others[0].name}; nothing is written there, choose another -o"
@@ -77,8 +77,8 @@ def prepare_output(
         if not manifest["complete"]:
             raise InputError(f"{folder} is of a run that was not finished; run it with --resume first")
         return Output(folder, _replacing(folder), folder, manifest)
-    if resume and not shard and is_embeddings(beside):  # an interrupted --overwrite or --update
-        return Output(folder, beside, beside, read_manifest(beside))
+    if resume and not shard and is_embeddings(left):  # an interrupted --overwrite or --update
+        return Output(folder, left, left, read_manifest(left))
     if overwrite and not (resume and ours and not read_manifest(folder)["complete"]):
         return Output(folder, _replacing(folder))
     if resume or shard:
@@ -100,11 +100,11 @@ def require_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> 
             if was == present:
                 raise InputError(
                     f"{folder} was begun with the same {noun} in another state ({was}: its weights, sizes or precision have"
-                    " changed since); choose another -o, or make it again with --overwrite"
+                    " changed since); choose another -o, or make it again: sslzoo embed … --overwrite"
                 )
             raise InputError(
                 f"{folder} was begun with another {noun} ({was}, now {present}); go on with that one, choose another -o, "
-                "or make it again with --overwrite"
+                "or make it again: sslzoo embed … --overwrite"
             )
 
 
@@ -113,7 +113,7 @@ def settle(folder: Path) -> None:
 
     The users' own files, and an index, which knows the parts that it was made of, come along.
     """
-    old, new = _beside(folder, "old"), _beside(folder, "new")
+    old, new = beside(folder, "old"), beside(folder, "new")
     if not old.exists():
         return
     folder = folder.resolve()
@@ -132,7 +132,7 @@ def other_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not own.fullmatch(path.name))
 
 
-def _beside(folder: Path, state: str) -> Path:
+def beside(folder: Path, state: str) -> Path:
     """A folder beside this one, or beside the one that it links to, for its new state or for the old one."""
     folder = folder.resolve()
     return folder.with_name(f".{folder.name}.{state}")
@@ -144,7 +144,7 @@ def _replacing(folder: Path) -> Path:
         raise InputError(
             f"{folder} is a mount point, which can't be replaced as a whole; choose -o {folder / 'vectors'}"
         )
-    return _beside(folder, "new")
+    return beside(folder, "new")
 
 
 def _settings_in(folder: Path) -> str | None:

@@ -39,7 +39,8 @@ class Reuse:
         """The item's row, if its file has the same size and time as then. Items must come in the order of the walk."""
         if item.stamp is None:
             raise InputError(
-                "only files (in a folder, pattern or list) have a size and a time to be updated by; embed again with --overwrite"
+                "only files (in a folder, pattern or list) have a size and a time to be updated by; "
+                "embed again: sslzoo embed … --overwrite"
             )
         id_ = storable(item.id)
         key = id_.split("/")

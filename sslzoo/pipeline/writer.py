@@ -231,7 +231,7 @@ class Writer:
         if len(beyond := np.flatnonzero(largest > np.finfo(np.float16).max)):
             raise InputError(
                 f"the vector of {part.paths[beyond[0]]} has {largest[beyond[0]]:.6g}, more than float16 holds; "
-                "embed again with --overwrite --dtype float32"
+                "embed again: sslzoo embed … --overwrite --dtype float32"
             )
         return matrix.astype(np.float16)
 

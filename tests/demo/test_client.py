@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 import sslzoo
 from sslzoo import cli
 from sslzoo.search import search_images
-from tests.demo.conftest import free_port
+from tests.demo.conftest import free_port, noise
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,7 @@ PATHS = [
     "/{photo}/999999/320",
     "/{photo}/0/321",
     "/photo/guess/0/320",
+    "/photo/%C3%A9/0/320",
     "/code/../../pyproject",
     "/code/__init__",
 ]
@@ -206,9 +208,39 @@ def test_an_id_is_never_a_path(client, collection, id_):
         client.predict(id_.format(collection=collection), 5, 0.0, api_name="/search_by_id")
 
 
-@pytest.mark.parametrize("k", [0, -1, 10**9, True, "5"])
-def test_k_has_limits(server, k):
-    assert "whole number between 1 and 1000" in call(server, "search_by_id", ["circles/0.jpg", k, 0.0])
+TWO = ["random-r18", "simclr-r18.tin_cpu_1h"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        *(
+            (name, data, f"k is {shown}; it is a whole number between 1 and 1000.")
+            for k, shown in [(0, 0), (-1, -1), (10**9, 10**9), (2.7, 2.7), (True, True), ("5", "'5'"), (None, None)]
+            for name, data in [("search_by_id", ["circles/0.jpg", k, 0.0]), ("compare", ["circles/0.jpg", TWO, k])]
+        ),
+        *(
+            ("search_by_id", ["circles/0.jpg", 3, threshold], f"threshold is {shown}; it is a number between -1 and 1.")
+            for threshold, shown in [(float("nan"), "nan"), (2, 2), ("0", "'0'"), (None, None), ([], [])]
+        ),
+        ("duplicates", [float("nan")], "threshold is nan; it is a number between 0.5 and 1."),
+        ("duplicates", [0], "threshold is 0; it is a number between 0.5 and 1."),
+        ("duplicates", [None], "threshold is None; it is a number between 0.5 and 1."),
+        ("map", [None], "The layouts are: PCA"),
+        ("map", ["t-SNE"], "The layouts are: PCA"),
+        ("search", [None, 3, 0.0], "Upload a picture to search for."),
+        ("search_by_id", [["circles/0.jpg"], 3, 0.0], "The collection has no photo of that id."),
+        ("compare", [None, TWO, 3], "The collection has no photo of that id."),
+        *(
+            ("compare", ["circles/0.jpg", encoders, 3], "choose 2 to 5 different encoders to compare")
+            for encoders in (None, [], TWO[:1], TWO[:1] * 2, list("abcdef"), "random-r18", {"a": 1})
+        ),
+        ("compare", ["circles/0.jpg", ["random-r18", None], 3], "there is no encoder None; those that there are"),
+        ("compare", ["circles/0.jpg", ["random-r18", "nonsense"], 3], "there is no encoder 'nonsense'; those that"),
+    ],
+)
+def test_what_a_client_may_not_ask_for_is_a_sentence(server, name, data, told):
+    assert told in json.loads(re.search(r"event: error\ndata: (.*)", call(server, name, data))[1])["error"]
 
 
 def test_uploads_have_a_size_limit(server):
@@ -284,6 +316,28 @@ def test_a_folder_is_embedded_first_and_brought_up_to_date(start, photos, tmp_pa
     page = get(again, "/")[2]
     assert b"13 photos" in page and b"bars/new.jpg" in page
     assert "by the encoder inside the package" in again.log.read_text()
+
+
+def test_a_service_manager_ends_it_and_the_uploads_go(embedded, start):
+    running = start(embedded, "--port", free_port(), "--device", "cpu")
+    (running.uploads / "picture.png").write_bytes(b"x")
+    running.process.terminate()
+    assert running.process.wait(20) == 0, running.log.read_text()
+    assert not list(running.folder.glob("sslzoo-demo-*"))
+
+
+def test_a_clients_upload_goes_with_it(server, tmp_path):
+    noise(11).save(tmp_path / "clients.png")
+    client = Client(server.url, verbose=False)
+    client.predict(handle_file(str(tmp_path / "clients.png")), 5, 0.0, api_name="/search")
+    assert list(server.uploads.rglob("clients.png"))
+    time.sleep(2.1)  # within which another may have sent the same
+    client.close()
+    for _ in range(60):
+        if not list(server.uploads.rglob("clients.png")):
+            break
+        time.sleep(0.25)
+    assert not list(server.uploads.rglob("clients.png"))
 
 
 def test_share_and_auth_say_what_they_do():

@@ -4,26 +4,36 @@ import dataclasses
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
+import zipfile
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import sslzoo
+from sslzoo.dedup import Group
 from sslzoo.demo import html, layout, methods, sessions
 from sslzoo.demo.collection import Photos
 from sslzoo.demo.drawings import drawing
 from sslzoo.demo.sessions import Sessions, Uploads
-from sslzoo.demo.shelf import Shelf
+from sslzoo.demo.shelf import Job, Shelf
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import ImageError, InputError
 from sslzoo.evaluate.knn import knn
 from sslzoo.thumbnails import cached_jpeg, image_file
+from sslzoo.user_cache import keep
 from tests.conftest import draw
+from tests.demo.conftest import free_port
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +141,9 @@ def test_old_uploads_are_swept(uploads):
 def test_names_are_escaped_and_keep_their_end():
     text = html.name("<b>&\"'" + "x" * 40 + "-end-of-it.jpg")
     assert "<b>" not in text and "&lt;b&gt;&amp;&quot;" in text
-    assert '<span class="end">nd-of-it.jpg</span>' in text
+    assert '<span class="end">f-it.jpg</span>' in text
+    assert '<span class="start">holiday-</span><span class="end">0001.jpg</span>' in html.name("holiday-0001.jpg")
+    assert '<span class="start">0001.jpg</span></span>' in html.name("0001.jpg")
 
 
 def test_a_photos_file_lies_in_its_folder(photos, collection):
@@ -169,12 +181,18 @@ def test_drawings_are_xml_with_the_papers_symbols(method):
     text = "".join(root.itertext()).replace("\u200b", "")
     symbols = {
         "simclr": ["x̃i", "hj", "zi", "f", "g"],
-        "moco": ["fq", "fk", "k0", "θk ← m θk + (1 − m) θq"],
+        "moco": ["fq", "fk", "k0", "positive", "θk ← m θk + (1 − m) θq"],
         "byol": ["fθ", "gξ", "qθ", "z′ξ", "ξ ← τ ξ + (1 − τ) θ", "sg"],
         "simsiam": ["x1", "p1", "h", "D(p1, z2)", "stop-gradient"],
         "swav": ["zt", "qs", "C", "prototypes"],
     }[method]
     assert all(symbol in text for symbol in symbols)
+
+
+def test_simsiam_needs_its_predictor_too():
+    # arXiv:2011.10566, 4.2: "the model does not work if h is removed"
+    trick = methods.METHODS["simsiam"].trick
+    assert "the stop-gradient and the predictor" in trick and "alone" not in trick
 
 
 def test_code_is_that_of_the_five_alone():
@@ -226,12 +244,91 @@ main()
         (["{embedded}", "-m", "random-r50"], "is embedded already; name the folder of images to use -m random-r50"),
         (["{embedded}", "--auth", "me"], "type --auth USER:PASSWORD"),
         (["/nowhere/at/all"], "/nowhere/at/all does not exist"),
+        (["{zip}"], "photos.zip is no folder of image files, from which the page shows the photos; unpack it"),
+        (["{tables}"], "is no folder of image files, from which the page shows the photos; unpack it"),
+        (["{collection}", "-o", "{embedded}"], "was made by random-r18, not simclr-r18.tin_cpu_1h; add -m random-r18"),
+        (["{collection}", "-o", "{embedded}", "-m", "random-r50"], "add -m random-r18, or choose another -o"),
+        (["{embedded}", "--host", "192.0.2.1"], "192.0.2.1 is no address of this machine"),
+        (["{embedded}", "--port", "{taken}"], "is taken; choose another with --port"),
     ],
 )
-def test_errors_are_one_line(embedded, tmp_path, arguments, told):
-    command = [sys.executable, "-m", "sslzoo", "demo", *(a.format(embedded=embedded) for a in arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+def test_errors_are_one_line(embedded, collection, tmp_path, arguments, told):
+    images = tmp_path / "photos.zip"
+    with zipfile.ZipFile(images, "w") as archive:
+        archive.write(collection / "bars" / "0.jpg", "0.jpg")
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    image = {"bytes": (collection / "bars" / "0.jpg").read_bytes(), "path": "0.jpg"}
+    pq.write_table(pa.table({"image": [image]}), tables / "train.parquet")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        facts = {"taken": other.getsockname()[1], "embedded": embedded, "collection": collection}
+        command = [a.format(**facts, zip=images, tables=tables) for a in arguments]
+        done = subprocess.run(
+            [sys.executable, "-m", "sslzoo", "demo", *command], capture_output=True, text=True, cwd=tmp_path
+        )
     assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.emb"))
+
+
+def test_a_share_that_fails_is_a_sentence_and_leaves_nothing(embedded, tmp_path):
+    code = f"""
+import sys
+import gradio
+gradio.networking.setup_tunnel = lambda **_: 1 / 0
+sys.argv = ["sslzoo", "demo", {str(embedded)!r}, "--share", "--port", "{free_port()}"]
+from sslzoo.cli import main
+main()
+"""
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 1 and "None" not in done.stdout
+    assert done.stderr.splitlines()[-1] == (
+        "error: Gradio's relay gave no public address; try again later, or leave out --share"
+    )
+    assert not list(tmp_path.glob("sslzoo-demo-*"))
+
+
+def test_a_server_that_cannot_start_leaves_nothing(embedded, monkeypatch, tmp_path):
+    from sslzoo.demo.server import Server
+
+    monkeypatch.setattr("sslzoo.demo.server.Photos", lambda *_: 1 / 0)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        Server(embedded)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_header_tells_where_photos_cannot_be_shown(embedded, photos, tmp_path):
+    from sslzoo.demo.page import _header
+
+    assert "<span>16 photos, 1 could not be read</span>" in _header(photos)
+    moved = tmp_path / "moved.emb"
+    shutil.copytree(embedded, moved)
+    manifest = json.loads((moved / "manifest.json").read_text())
+    (moved / "manifest.json").write_text(json.dumps(manifest | {"source": "/nowhere/<b>"}))
+    told = "they can&#x27;t be shown, as their files are not in /nowhere/&lt;b&gt;: embed the folder where they are now"
+    assert told in _header(Photos(moved, "cpu"))
+
+
+def test_large_groups_of_duplicates_are_cut():
+    from sslzoo.demo.tabs.duplicates import _groups
+
+    ids = [f"{i}.jpg" for i in range(100)]
+    demo = SimpleNamespace(photos=SimpleNamespace(row_of={id_: i for i, id_ in enumerate(ids)}), photo_url="photo")
+    shown = _groups(demo, [Group(ids, [(10, 10)] * 100, [1.0] * 100)], 0.97)
+    assert shown.count("<button") == 24 and "and 76 more" in shown and "99 photos could go" in shown
+    assert "1 photo could go" in _groups(demo, [Group(ids[:2], [(10, 10)] * 2, [1.0] * 2)], 0.97)
+
+
+def test_two_threads_keep_the_same_file(tmp_path, monkeypatch):
+    meet, replace, done = threading.Barrier(2), os.replace, []
+    monkeypatch.setattr(os, "replace", lambda *paths: (meet.wait(5), replace(*paths)))
+    threads = [threading.Thread(target=lambda: done.append(keep(tmp_path / "a", b"x"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [True, True] and [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.fixture
@@ -252,6 +349,57 @@ def test_the_encoders_of_a_checkout_are_there(photos, checkout):
         shelf.start("random-r50")
     job.wait(60)
     assert job.error == "" and len(shelf.photos("byol-r18.ours")) == 16
+
+
+def test_an_encoder_of_the_same_name_with_other_weights_embeds_anew(photos, checkout, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path / "cache"))
+    shelf = Shelf(photos)
+    shelf.start("byol-r18.ours").wait(60)
+    assert Shelf(photos).photos("byol-r18.ours") is not None
+    encoder = sslzoo.load(str(tmp_path / "hub_cards" / "byol-r18.ours"), device="cpu")
+    encoder.backbone.conv1.weight.data *= -1
+    encoder.save_pretrained(tmp_path / "new")
+    shutil.rmtree(tmp_path / "hub_cards" / "byol-r18.ours")
+    (tmp_path / "new").rename(tmp_path / "hub_cards" / "byol-r18.ours")
+    again = Shelf(photos)
+    assert again.photos("byol-r18.ours") is None
+    job = again.start("byol-r18.ours")
+    job.wait(60)
+    assert job.error == ""
+    assert again.photos("byol-r18.ours").collection.space != shelf.photos("byol-r18.ours").collection.space
+
+
+def test_other_encoders_follow_the_photos(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sslzoo.demo.shelf.PORTION", 2)
+    folder, out = tmp_path / "photos", tmp_path / "photos.emb"
+    folder.mkdir()
+    for i in range(6):
+        draw("bars", i).save(folder / f"{i}.png")
+    sslzoo.embed(folder, "random-r18", out, device="cpu")
+    name = "simclr-r18.tin_cpu_1h"
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "_stop", lambda job: job.done == 4)
+        job = Shelf(Photos(out, "cpu")).start(name)
+        job.wait(60)
+    assert job.error.startswith("Stopped") and job.done == 4
+    (folder / "0.png").unlink()  # of a part that is there
+    draw("circles", 0).save(folder / "new.png")
+    sslzoo.embed(folder, "random-r18", out, device="cpu", update=True)
+    shelf = Shelf(Photos(out, "cpu"))
+    job = shelf.start(name)
+    job.wait(60)
+    assert job.error == "" and job.done == job.total == 6
+    assert sorted(shelf.photos(name).row_of) == ["1.png", "2.png", "3.png", "4.png", "5.png", "new.png"]
+    draw("circles", 1).save(folder / "1.png")
+    sslzoo.embed(folder, "random-r18", out, device="cpu", update=True)
+    shelf = Shelf(Photos(out, "cpu"))
+    assert shelf.photos(name) is None  # not the vector of what 1.png was
+    job = shelf.start(name)
+    job.wait(60)
+    seen = shelf.photos(name)
+    expected = sslzoo.load(name, device="cpu").encode([folder / "1.png"], normalize=True)[0]
+    assert job.error == "" and seen.vector(seen.row_of["1.png"]) @ expected > 0.999
 
 
 def test_weights_are_downloaded_on_request_alone(photos, monkeypatch):

@@ -59,7 +59,11 @@ def check(running):
 def test_it_starts_as_deployed(start, tmp_path):
     space = deployed(tmp_path)
     env = clean(tmp_path) | {"PYTHONPATH": str(ROOT)}
-    check(start("app.py", program=(), cwd=space, env=env))
+    running = start("app.py", program=(), cwd=space, env=env)
+    check(running)
+    running.process.terminate()
+    running.process.wait(20)
+    assert not list(running.folder.glob("sslzoo-demo-*"))
 
 
 @pytest.mark.slow

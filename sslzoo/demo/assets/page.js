@@ -1,11 +1,23 @@
 // A picture dropped or pasted anywhere on the page goes to the search, as if it had been chosen there.
 () => {
+  const tell = (sentence) => {
+    document.querySelector('.told')?.remove();
+    const told = Object.assign(document.createElement('div'), { className: 'told', role: 'alert', textContent: sentence });
+    document.body.append(told);
+    setTimeout(() => told.remove(), 8000);
+  };
+  // browsers know no type of some pictures; the server then says whether it can read them
+  const isImage = (file) => file.type.startsWith('image/') || (!file.type && /\.(hei[cf]|avifs?|jp2|qoi|dds|tga)$/i.test(file.name));
   const give = (files) => {
-    const image = [...files].find((file) => file.type.startsWith('image/'));
+    const image = [...files].find(isImage);
     const input = document.querySelector('#picker input[type=file]');
-    if (!image || !input) return false;
+    if (!input) return false;
+    if (!image) {
+      tell(files.length ? `${files[0].name} is no picture; drop a JPEG, PNG or the like.` : 'That is no picture; drop a JPEG, PNG or the like.');
+      return false;
+    }
     const transfer = new DataTransfer();
-    transfer.items.add(image);
+    transfer.items.add(image.type ? image : new File([image], image.name, { type: 'image/heic' }));
     input.files = transfer.files;
     input.dispatchEvent(new Event('change', { bubbles: true }));
     return true;
@@ -18,7 +30,7 @@
     give(event.dataTransfer.files);
   });
   document.addEventListener('paste', (event) => {
-    if (give(event.clipboardData.files)) {
+    if (event.clipboardData.files.length && give(event.clipboardData.files)) {
       event.preventDefault();
       event.stopImmediatePropagation();
     }

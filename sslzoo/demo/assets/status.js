@@ -1,3 +1,4 @@
 element.addEventListener('click', (event) => {
-  if (event.target.closest('.stop')) trigger('stop', {});
+  const button = event.target.closest('.stop');
+  if (button) trigger('stop', { name: button.dataset.name });
 });

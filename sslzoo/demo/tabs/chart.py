@@ -48,9 +48,9 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     @said
     def draw(kind: str, by: str) -> Iterator[str]:
         chosen = ways.get(by, next(iter(ways.values())))
-        if kind == "UMAP":
-            yield _chart(demo, "PCA", layout.place(photos, "PCA"), chosen(photos), "UMAP is being computed …")
         kind = kind if kind in layouts else layouts[0]
+        if kind == "UMAP" and not layout.is_made(photos, kind):
+            yield _chart(demo, "PCA", layout.place(photos, "PCA"), chosen(photos), "UMAP is being computed …")
         yield _chart(demo, kind, layout.place(photos, kind), chosen(photos))
 
     def map_of(kind: str = "PCA") -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def _chart(demo: Demo, kind: str, places: NDArray[np.float32], colouring: Colour
     ]
     if len(names) > len(order):
         legend.append(f"<li>and {len(names) - len(order):,} more</li>")
-    facts = [note] if note else [f"{len(photos):,} photos", "drag to move", "wheel to zoom", "click to search"]
+    facts = [note] if note else [html.count(len(photos), "photo"), "drag to move", "wheel to zoom", "click to search"]
     return (
         html.heading(f"{escape(kind)} of {escape(photos.model)}", facts)
         + f'<div class="chart" data-photo="{demo.photo_url}" data-palette="{" ".join(COLOURS)}" {attributes}>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from sslzoo.demo import html, sessions
 from sslzoo.demo.collection import Photos
 from sslzoo.demo.sessions import Query
-from sslzoo.demo.shared import PRIVATE, Demo, asset, said
+from sslzoo.demo.shared import MOST_ASKED, PRIVATE, Demo, asset, number, said
+from sslzoo.demo.shelf import SECONDS, Job
 from sslzoo.demo.tabs.search import View
 from sslzoo.errors import InputError
 
@@ -29,7 +31,7 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
         chosen = gr.CheckboxGroup(
             ready,
             value=demo.shelf.suggested(MOST),
-            label=f"Encoders, two to {MOST}; further ones are under Models",
+            label=f"Encoders, 2 to {MOST}; further ones are under Models",
             elem_id="encoders",
         )
         button = gr.Button("Compare", variant="primary", scale=0, min_width=140, elem_id="compare-button")
@@ -41,34 +43,31 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     )
 
     @said
-    def side_by_side(names: list[str], request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+    def side_by_side(names: list[str], request: gr.Request) -> Iterator[str]:
+        for job in _embedding(demo, names):
+            yield html.progress(job.name, job.told, job.done / max(1, job.total))
         query = demo.sessions.get(request.session_hash or "")
         if query is None:
             query = sessions.from_row(demo.photos, int(demo.photos.rows[0]))
-            demo.sessions.set(request.session_hash or "", query)
-        return _columns(demo, query, _seen_by(demo, names, progress))
+        yield _columns(demo, query, _seen_by(demo, names))
 
     @said
     def pick(
-        names: list[str],
-        request: gr.Request,
-        event: gr.EventData,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> str:
-        demo.pick(event, request)
-        out: str = side_by_side(names, request, progress)
-        return out
+        names: list[str], k: int, threshold: float, request: gr.Request, event: gr.EventData
+    ) -> Iterator[tuple[str, Any, Any]]:
+        panel, results, _ = view.go(k, threshold, request, event)  # the search is for this photo now as well
+        for columns in side_by_side(names, request):
+            yield columns, panel, results
 
     @said
     def compare_by_id(id: str, encoders: list[str], k: int = SHOWN) -> list[dict[str, Any]]:
         """A photo's neighbours by several encoders: for each its name, kNN agreement (or null), and ids with cosines."""
-        row = demo.photos.row_of.get(id)
-        if row is None:
-            raise gr.Error("The collection has no photo of that id.", print_exception=False)
-        query = sessions.from_row(demo.photos, row)
+        query, k = demo.by_id(id), int(number("k", k, 1, MOST_ASKED, whole=True))
+        for _ in _embedding(demo, encoders):
+            pass
         out = []
-        for name, photos in _seen_by(demo, encoders, None).items():
-            found = _neighbours(demo.photos, photos, query, int(k))
+        for name, photos in _seen_by(demo, encoders).items():
+            found = _neighbours(demo.photos, photos, query, k)
             agreement = None if photos.agreement is None else round(photos.agreement.value, 4)
             near = [{"id": id_, "score": round(score, 6)} for id_, score in found]
             out.append({"encoder": name, "agreement": agreement, "neighbours": near})
@@ -80,28 +79,31 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
 
     opened.select(offer, chosen, chosen, **PRIVATE).then(side_by_side, chosen, columns, **PRIVATE)
     button.click(side_by_side, chosen, columns, **PRIVATE)
-    columns.pick(pick, chosen, columns, **PRIVATE)
+    columns.pick(pick, [chosen, *view.inputs], [columns, *view.outputs[:2]], **PRIVATE)
     api(compare_by_id, api_name="compare")
 
 
-def _seen_by(demo: Demo, names: list[str], progress: gr.Progress | None) -> dict[str, Photos]:
-    """The photos as each of these encoders sees them; a small collection is embedded where that hasn't been done."""
-    names = [name for name in dict.fromkeys(names) if name in demo.shelf.entries]
-    if not 1 <= len(names) <= MOST:
-        raise InputError(f"choose between two and {MOST} encoders to compare")
+def _embedding(demo: Demo, names: list[str]) -> Iterator[Job]:
+    """Lets each of these encoders embed a small collection where that hasn't been done; yields the job while it runs."""
+    if not isinstance(names, list) or not 2 <= len(set(map(str, names))) <= MOST:
+        raise InputError(f"choose 2 to {MOST} different encoders to compare")
+    for name in names:
+        demo.shelf.require(name)
+        if len(demo.photos) > AT_ONCE or not demo.shelf.entries[name].ready or demo.shelf.photos(name) is not None:
+            continue
+        job = demo.shelf.start(name)
+        while job.running:
+            yield job
+            job.wait(SECONDS)
+        if job.error:
+            raise InputError(f"{name}: {job.error}")
+
+
+def _seen_by(demo: Demo, names: list[str]) -> dict[str, Photos]:
+    """The photos as each of these encoders sees them."""
     out = {}
-    for i, name in enumerate(names):
-        photos = demo.shelf.photos(name)
-        if photos is None and len(demo.photos) <= AT_ONCE and demo.shelf.entries[name].ready:
-            job = demo.shelf.start(name)
-            while job.running:
-                if progress is not None:
-                    progress((i, len(names)), desc=f"{name} looks at the photos: {job.done} of {job.total}")
-                job.wait(0.2)
-            if job.error:
-                raise InputError(f"{name}: {job.error}")
-            photos = demo.shelf.photos(name)
-        if photos is None:
+    for name in names:
+        if (photos := demo.shelf.photos(name)) is None:
             raise InputError(f"{name} has not embedded these photos yet; start it under Models")
         out[name] = photos
     return out

@@ -11,18 +11,18 @@ from gradio.events import api
 from sslzoo.dedup import Group
 from sslzoo.dedup import duplicates as find
 from sslzoo.demo import html
-from sslzoo.demo.shared import LATEST, Demo, asset, said
+from sslzoo.demo.shared import LATEST, Demo, asset, number, said
 from sslzoo.demo.tabs.search import View
 
-SHOWN = 60  # groups
-THRESHOLD = 0.97
+SHOWN, MEMBERS = 60, 24  # groups, and photos of each
+LEAST, THRESHOLD = 0.5, 0.97
 
 
 def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     """Lays the tab out."""
     with gr.Row(elem_classes="controls"):
         threshold = gr.Slider(
-            0.5, 1, THRESHOLD, step=0.005, label="Least cosine of duplicates", scale=0,
+            LEAST, 1, THRESHOLD, step=0.005, label="Least cosine of duplicates", scale=0,
             min_width=420, buttons=[], elem_id="same",
         )  # fmt: skip
     groups = gr.HTML(
@@ -38,17 +38,21 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
 
     @said
     def look(threshold: float) -> str:
-        return _groups(demo, found_at(float(threshold)), threshold)
+        return _groups(demo, found_at(_checked(threshold)), threshold)
 
     @said
     def duplicates(threshold: float = THRESHOLD) -> list[dict[str, Any]]:
         """Groups of near-duplicates: ids with the one to keep first, sizes in px, and each one's cosine to the first."""
-        found = found_at(float(threshold))
+        found = found_at(_checked(threshold))
         return [{"ids": g.ids, "sizes": g.sizes, "scores": [round(s, 6) for s in g.scores]} for g in found]
 
     gr.on([opened.select, threshold.change], look, threshold, groups, **LATEST)
     view.follow(groups.pick)
     api(duplicates, api_name="duplicates")
+
+
+def _checked(threshold: object) -> float:
+    return float(number("threshold", threshold, LEAST, 1))
 
 
 def _groups(demo: Demo, found: list[Group], threshold: float) -> str:
@@ -58,16 +62,21 @@ def _groups(demo: Demo, found: list[Group], threshold: float) -> str:
             f"At a cosine of {threshold:.3f} every photo stands alone. Lower the threshold to see what is merely similar.",
         )
     more = sum(len(group.ids) - 1 for group in found)
-    facts = [f"{more:,} photo{'s' * (more > 1)} could go", "nothing is deleted here", "a click searches for the photo"]
-    out = [html.heading(f"{len(found):,} group{'s' * (len(found) > 1)}", facts)]
+    facts = [f"{html.count(more, 'photo')} could go", "nothing is deleted here", "a click searches for the photo"]
+    out = [html.heading(html.count(len(found), "group"), facts)]
     for group in found[:SHOWN]:
         cards = []
-        for i, (id_, (width, height), score) in enumerate(zip(group.ids, group.sizes, group.scores, strict=True)):
+        members = list(zip(group.ids, group.sizes, group.scores, strict=True))
+        for i, (id_, (width, height), score) in enumerate(members[:MEMBERS]):
             size = f"{width} × {height}" if width else ""
             note = f"keep · {size}".rstrip(" ·") if i == 0 else f"{score:.3f} · {size}".rstrip(" ·")
             row = demo.photos.row_of[id_]
             cards.append(html.card(demo.photo_url, row, id_, note=note, mark="keep" if i == 0 else ""))
+        if len(members) > MEMBERS:
+            cards.append(f'<p class="rest">and {len(members) - MEMBERS:,} more</p>')
         out.append(html.grid(cards, "group"))
     if len(found) > SHOWN:
-        out.append(f'<p class="rest">and {len(found) - SHOWN:,} groups more: sslzoo dedup lists them all</p>')
+        out.append(
+            f'<p class="rest">and {html.count(len(found) - SHOWN, "more group")}: sslzoo dedup lists them all</p>'
+        )
     return "".join(out)

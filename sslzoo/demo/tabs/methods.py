@@ -39,7 +39,7 @@ def _card(name: str) -> str:
     file = f"training/methods/{name}.py"
     link = f'<a href="code/{name}" target="_blank">{file}</a>' if code_of(name) else f"{file} in a checkout"
     return (
-        f"<article><h3>{method.name}<span>{method.paper}</span></h3>{drawing(name)}"
+        f"<article><h3>{method.name}<span>{method.paper}</span></h3><div class='scroll'>{drawing(name)}</div>"
         f"<p>{_symbols(method.idea)}</p><p>{_symbols(method.trick)}</p><p class='code'>Code: {link}</p></article>"
     )
 

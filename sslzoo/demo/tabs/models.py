@@ -11,9 +11,7 @@ from gradio.events import api
 
 from sslzoo.demo import html
 from sslzoo.demo.shared import PRIVATE, Demo, asset, said
-from sslzoo.demo.shelf import Entry, Job
-
-SECONDS = 0.4  # between two looks at how far it is
+from sslzoo.demo.shelf import SECONDS, Entry, Job
 
 
 def tab(demo: Demo, opened: gr.Tab) -> None:
@@ -26,15 +24,7 @@ def tab(demo: Demo, opened: gr.Tab) -> None:
         apply_default_css=False,
     )
 
-    def show() -> str:
-        return _cards(demo)
-
-    @said
-    def embed(event: gr.EventData) -> Iterator[tuple[str, str]]:
-        name = event._data.get("name")
-        if not isinstance(name, str) or name not in demo.shelf.entries:
-            raise gr.Error("There is no such encoder.", print_exception=False)
-        job = demo.shelf.start(name)
+    def follow(job: Job) -> Iterator[tuple[str, str]]:
         listed = _cards(demo)
         while job.running:
             yield _progress(job), listed
@@ -42,8 +32,18 @@ def tab(demo: Demo, opened: gr.Tab) -> None:
         demo.shelf.__dict__.pop("entries", None)  # what was downloaded needs no network any more
         yield _ended(job), _cards(demo)
 
-    def stop() -> None:
-        for job in demo.shelf.jobs.values():
+    def show() -> Iterator[tuple[Any, str]]:
+        if job := next((job for job in demo.shelf.jobs.values() if job.running), None):
+            yield from follow(job)
+        else:
+            yield gr.skip(), _cards(demo)
+
+    @said
+    def embed(event: gr.EventData) -> Iterator[tuple[str, str]]:
+        yield from follow(demo.shelf.start(event._data.get("name")))
+
+    def stop(event: gr.EventData) -> None:
+        if job := demo.shelf.jobs.get(str(event._data.get("name"))):
             job.cancelled = True
 
     def models() -> list[dict[str, Any]]:
@@ -60,8 +60,10 @@ def tab(demo: Demo, opened: gr.Tab) -> None:
             for name, entry in demo.shelf.entries.items()
         ]
 
-    opened.select(show, None, cards, **PRIVATE)
-    cards.embed(embed, None, [status, cards], **PRIVATE | {"show_progress": "hidden"})
+    # whoever looks on takes nobody's turn
+    watched: dict[str, Any] = PRIVATE | {"show_progress": "hidden", "concurrency_limit": None}
+    opened.select(show, None, [status, cards], **watched)
+    cards.embed(embed, None, [status, cards], **watched)
     status.stop(stop, None, None, **PRIVATE)
     api(models, api_name="models")
 
@@ -71,17 +73,15 @@ def _idle() -> str:
 
 
 def _progress(job: Job) -> str:
-    share = 100 * job.done / max(1, job.total)
-    count = f"{job.done:,} of {job.total:,} photos" if job.looking else "getting the weights"
-    return (
-        f'<div class="status"><p><b>{escape(job.name)}</b> {count}</p>'
-        f'<span class="bar"><span style="width:{share:.1f}%"></span></span>'
-        '<button type="button" class="stop">Stop</button></div>'
+    button = (
+        f'<button type="button" class="stop" data-name="{escape(job.name)}" title="For everybody who has this page open">'
+        "Stop</button>"
     )
+    return html.progress(job.name, job.told, job.done / max(1, job.total), button)
 
 
 def _ended(job: Job) -> str:
-    told = job.error or f"has embedded {job.total:,} photos; it stands under Compare now."
+    told = job.error or f"has embedded {html.count(job.total, 'photo')}; it stands under Compare now."
     kind = "status failed" if job.error else "status"
     return f'<div class="{kind}"><p><b>{escape(job.name)}</b> {escape(told)}</p></div>'
 
@@ -94,7 +94,11 @@ def _cards(demo: Demo) -> str:
         '<div class="filter"><input type="search" placeholder="Filter: byol, r50, apache …" aria-label="Filter">'
         '<label><input type="checkbox"> without a network only</label></div>'
     )
-    return f"{title}{filters}<div class='models'>{''.join(_card(demo, name, e) for name, e in entries.items())}</div>"
+    cards = "".join(_card(demo, name, entry) for name, entry in entries.items())
+    none = html.empty(
+        "No encoder matches", "Take a word out of the filter, or allow those that need a network.", hidden=True
+    )
+    return f"{title}{filters}<div class='models'>{cards}</div>{none}"
 
 
 def _card(demo: Demo, name: str, entry: Entry) -> str:

@@ -11,7 +11,7 @@ from gradio.events import api
 
 from sslzoo.demo import html, sessions
 from sslzoo.demo.sessions import Query
-from sslzoo.demo.shared import LATEST, PRIVATE, Demo, asset, picture_input, said
+from sslzoo.demo.shared import LATEST, MOST_ASKED, PRIVATE, Demo, asset, number, picture_input, said
 
 BROWSED = 60  # photos shown before one is picked; as many more with each click
 MAX_K = 60
@@ -101,23 +101,21 @@ def tab(demo: Demo, tabs: gr.Tabs) -> View:
         return show(request, k, threshold)[1]
 
     @said
-    def search(image: str | None, k: int = 10, threshold: float = 0.0) -> list[dict[str, Any]]:
+    def search(request: gr.Request, image: str | None, k: int = 10, threshold: float = 0.0) -> list[dict[str, Any]]:
         """The k photos nearest to an uploaded picture: id and cosine, nearest first."""
         if image is None:
             raise gr.Error("Upload a picture to search for.", print_exception=False)
-        query = sessions.from_upload(photos, demo.uploads.read(image, ""))
-        return _as_json(demo.search(query, _whole_number(k), threshold)[0])
+        limits = _limits(k, threshold)
+        return _as_json(demo.search(demo.upload(image, request.session_hash or ""), *limits)[0])
 
     @said
     def search_by_id(id: str, k: int = 10, threshold: float = 0.0) -> list[dict[str, Any]]:
         """The k photos nearest to one of the collection, which is left out; `id` is its path as the collection has it."""
-        row = photos.row_of.get(id)
-        if row is None:
-            raise gr.Error("The collection has no photo of that id.", print_exception=False)
-        return _as_json(demo.search(sessions.from_row(photos, row), _whole_number(k), threshold)[0])
+        return _as_json(demo.search(demo.by_id(id), *_limits(k, threshold))[0])
 
     both = [panel, results]
     sent = picker.upload(upload, [picker, k, threshold], [picker, *both], **PRIVATE)
+    sent.success(None, js=asset("reveal.js"))
     sent.failure(lambda: None, None, picker, **PRIVATE)  # a bad picture doesn't stay there
     results.pick(pick, [k, threshold], both, **PRIVATE)
     results.more(more, shown, [results, shown], **PRIVATE)
@@ -134,7 +132,8 @@ def browse(demo: Demo, count: int) -> str:
     photos = demo.photos
     rows = photos.rows[:count].tolist()
     title = html.heading(
-        "Pick a photo", [f"{len(photos):,} photos", "a click finds its nearest neighbours; so does a photo of your own"]
+        "Pick a photo",
+        [html.count(len(photos), "photo"), "a click finds its nearest neighbours; so does a photo of your own"],
     )
     cards = [html.card(demo.photo_url, row, id_) for row, id_ in zip(rows, photos.collection.ids_at(rows), strict=True)]
     more = (
@@ -158,7 +157,5 @@ def _as_json(found: list[tuple[int, str, float]]) -> list[dict[str, Any]]:
     return [{"id": id_, "score": round(score, 6)} for _, id_, score in found]
 
 
-def _whole_number(k: object) -> int:
-    if isinstance(k, bool) or not isinstance(k, int | float) or not 1 <= k <= 1000:
-        raise gr.Error("k is a whole number between 1 and 1000.", print_exception=False)
-    return int(k)
+def _limits(k: object, threshold: object) -> tuple[int, float]:
+    return int(number("k", k, 1, MOST_ASKED, whole=True)), number("threshold", threshold, -1, 1)
