@@ -89,6 +89,12 @@ BENCHMARKS = {
         "Every kind of index beside raw FAISS with the same structure, numpy and torch: the quickest of three runs.",
         ("faiss",),
     ),
+    "search-large": Benchmark(
+        "benchmarks/search.py --rows 10000000 --dim 256 --kinds exact,pq --only-ours",
+        "benchmarks/search.py --rows 20000 --dim 32 --queries 16 --kinds exact,pq --only-ours",
+        "Ten million vectors, which take 10 GB of disk and 3 GB of memory at most: the quickest of three runs.",
+        ("faiss",),
+    ),
     "probe": Benchmark(
         "benchmarks/probe.py",
         "benchmarks/probe.py --rows 2000 --queries 500 --dim 32 --every 20",
@@ -117,6 +123,12 @@ BENCHMARKS = {
         "-m benchmarks.train --methods simclr",
         "Source images a second of the training loop beside lightly's, by the median step: medians of three runs.",
         ("lightly",),
+    ),
+    "progressive": Benchmark(
+        "-m benchmarks.progressive --data {data}/tinyimagenet",
+        "-m benchmarks.progressive --data {data}/tinyimagenet --minutes 0.2 --images 512",
+        "What a low resolution first gains in ten minutes of one thread: one run of each.",
+        data=("tinyimagenet/train-00000-of-00002.parquet", "tinyimagenet/val.parquet"),
     ),
     "methods": Benchmark(
         "-m benchmarks.methods", "-m benchmarks.methods --batch 16", "What each method costs: median steps."
