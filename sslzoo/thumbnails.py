@@ -1,7 +1,8 @@
-"""Small JPEGs of a collection's images, made when they are first asked for; no file outside the collection is ever opened."""
+"""Small JPEGs of a collection's images, made when they are first asked for; of a folder or pattern, none outside it is opened."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 from collections.abc import Mapping
@@ -9,24 +10,43 @@ from pathlib import Path
 from typing import Any
 
 from sslzoo.images.decode import Policy, decode
+from sslzoo.images.discover import LISTS
 from sslzoo.user_cache import keep, user_cache
 
 
-def image_file(id_: str, manifest: Mapping[str, Any]) -> Path | None:
+def image_file(id_: str, manifest: Mapping[str, Any], *, listed: bool = False) -> Path | None:
     """Where the image of an id lies, or None when it isn't there (any more), was not a file, or lies elsewhere.
 
-    An id never leads out of its source, whatever a manifest from elsewhere says, and neither does a link inside it.
+    An id never leads out of its folder, or out of the folder that a pattern begins with, whatever a manifest from elsewhere
+    says, and neither does a link inside it. A list's ids are paths, from the working directory on, that lead anywhere: they
+    are followed only where `listed`.
     """
-    root = Path(manifest.get("source", ""))
+    source = manifest.get("source", "")
+    root = Path(source)
     try:
+        if source == "-" or (root.is_absolute() and root.name.lower().endswith(LISTS) and not root.is_dir()):
+            path = Path(id_).absolute()
+            return path if listed and path.is_file() else None
         if not root.is_absolute():  # a URL, or an object in memory
             return None
-        if not root.is_dir():
-            return root if root.is_file() and root.name == id_ else None
-        path = (root / id_).resolve()
-        return path if path.is_file() and path.is_relative_to(root.resolve()) else None
+        if root.is_file():
+            return root if root.name == id_ else None
+        starts = [root]
+        if not root.is_dir():  # a pattern, whose ids are paths from where it was typed: here, or above what it names
+            root = _begin(root)
+            starts = [Path.cwd(), root, *root.parents]
+        inside = root.resolve()
+        paths = ((start / id_).resolve() for start in starts)
+        return next((path for path in paths if path.is_file() and path.is_relative_to(inside)), None)
     except (OSError, ValueError):  # a name that no file can have
         return None
+
+
+def _begin(pattern: Path) -> Path:
+    """The folder in which everything that a pattern matches lies."""
+    parts = pattern.parts
+    special = (i for i, part in enumerate(parts) if glob.has_magic(part) or "{" in part)
+    return Path(*parts[: next(special, len(parts) - 1)])
 
 
 def small_jpeg(source: Path | bytes, longest: int, policy: Policy) -> bytes:

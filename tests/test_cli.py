@@ -218,7 +218,7 @@ def test_shards_report_as_the_whole_does(run, photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sslzoo.pipeline.run.Job, "embed_part", interrupted)
     code, _, err = run("embed", "in", "-o", "f", "-m", "pixels-32", "-q", "--shard", "0/1")
-    assert (code, err) == (130, "interrupted; what is finished is kept, and the same command goes on\n")
+    assert (code, err) == (130, "interrupted; nothing was finished, and the same command starts anew\n")
 
 
 def test_options_that_a_folder_has_settled_are_said_to_go_for_nothing(run, photos):

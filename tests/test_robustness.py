@@ -174,12 +174,12 @@ def test_ctrl_c_finishes_the_part_and_a_second_one_stops_at_once(folder, whole, 
     _, err = process.communicate()
     assert process.returncode == 130
     assert "finishing the current batch" in err
-    assert "--resume goes on" in err
+    assert "what is finished is kept, and the same command with --resume goes on" in err
     assert 1 <= len(parts(tmp_path / "e")) < 8
     assert resumed(folder, tmp_path / "e") == whole
 
     process = start(folder, tmp_path / "f", pause=0.2)
-    while not (tmp_path / "f").exists():
+    while not parts(tmp_path / "f"):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
@@ -187,7 +187,16 @@ def test_ctrl_c_finishes_the_part_and_a_second_one_stops_at_once(folder, whole, 
     _, err = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in err
+    lost = (
+        f"the current part is lost, {len(parts(tmp_path / 'f'))} finished before it are kept, and the same command with"
+    )
+    assert lost in err or "what is finished is kept" in err  # where the batch was over between the two
     assert resumed(folder, tmp_path / "f") == whole
+
+    twice = "run.Job.embed_part = lambda *arguments: [signal.raise_signal(signal.SIGINT) for _ in range(2)]"
+    code, _, err = run(folder, tmp_path / "g", before=twice)
+    assert code == 130 and not (tmp_path / "g").exists()
+    assert "interrupted; nothing was finished, and the same command with --resume starts anew" in err
 
 
 def test_ctrl_c_finishes_the_part_of_a_shard(folder, tmp_path):

@@ -5,8 +5,10 @@ import http.server
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from html.parser import HTMLParser
 
@@ -19,6 +21,7 @@ from sslzoo import cli
 from sslzoo import search as searching
 from sslzoo.contact_sheet import Picture, contact_sheet
 from sslzoo.errors import InputError
+from sslzoo.thumbnails import image_file
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +224,40 @@ def test_contact_sheet_escapes_everything_and_asks_for_nothing(run, photos, tmp_
 def test_a_sheet_shows_no_file_outside_its_source(photos):
     page = contact_sheet("t", [("q", [Picture("../circles/0.png")])], {"source": str(photos / "bars")})
     assert "not found" in page
+
+
+@pytest.mark.parametrize("kind", ["list", "stdin", "pattern", "above", "tar"])
+def test_a_sheet_shows_what_a_list_or_pattern_named(run, photos, tmp_path, monkeypatch, kind):
+    """Ids of these are paths; what lies in an archive is not shown, which is said."""
+    shutil.copytree(photos / "bars", tmp_path / "in" / "bars")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / ("here" if kind == "above" else "."))
+    paths = [f"in/bars/{i}.jpg" for i in range(3)] + [str(tmp_path / "in" / "bars" / f"{i}.jpg") for i in (3, 4, 5)]
+    source = {"list": "l.txt", "stdin": "-", "pattern": "in/**/*.jpg", "above": "../in/*/*.jpg", "tar": "t.tar"}[kind]
+    if kind == "list":
+        (tmp_path / "l.txt").write_text("\n".join(paths))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(paths).encode())))
+    if kind == "tar":
+        with tarfile.open("t.tar", "w") as tar:
+            tar.add("in/bars", "bars")
+    sslzoo.embed(source, "pixels-32", tmp_path / "e")
+    first = sslzoo.open_embeddings(tmp_path / "e").ids[0]
+    if kind == "pattern":
+        monkeypatch.chdir(tmp_path / "here")  # a pattern is found again from anywhere
+    code, _, err = run("search", tmp_path / "e", first, "--html", tmp_path / "s.html", "-k", 6)
+    tags = Tags()
+    tags.feed((tmp_path / "s.html").read_text())
+    shown = sum(tag == "img" for tag, _ in tags.found)
+    assert (code, shown) == (0, 0 if kind == "tar" else 6)
+    expected = f"6 of 6 pictures can't be shown: they lie inside {tmp_path / 't.tar'}" if kind == "tar" else ""
+    assert expected in err and ("can't be shown" in err) == (kind == "tar")
+
+
+def test_a_pattern_never_leads_out_of_its_folder(photos, tmp_path):
+    manifest = {"source": str(photos / "bars" / "*.jpg")}
+    assert image_file("bars/0.jpg", manifest) == (photos / "bars" / "0.jpg").resolve()
+    assert image_file("circles/0.png", manifest) is image_file(str(photos / "circles" / "0.png"), manifest) is None
+    assert image_file(str(photos / "bars" / "0.jpg"), {"source": "-"}) is None  # unless asked for, as by a sheet
 
 
 def search_in_a_process(folder, query):

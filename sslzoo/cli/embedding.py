@@ -127,9 +127,9 @@ def embed(
         _print_plan(plan.plan(source, model, **choices), as_json)
         return
     wanted = {"resume": resume, "overwrite": overwrite}
-    settled = prepare_output(out, update=update, shard=shard is not None, **wanted).earlier
-    if settled is not None:
-        _say_ignored(ctx, settled, out)
+    prepared = prepare_output(out, update=update, shard=shard is not None, **wanted)
+    if prepared.earlier is not None:
+        _say_ignored(ctx, prepared.earlier, out)
     if share is not None:
         whole: Callable[..., Any] = partial(run.embed_shard, shard=share[0], shards=share[1])
         wanted = {}
@@ -151,11 +151,12 @@ def embed(
             **wanted,
             **choices,
         )
-    except (KeyboardInterrupt, Interrupted):
+    except (KeyboardInterrupt, Interrupted) as error:
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C while leaving changes nothing
         again = "the same command" + ("" if share is not None else " with --resume")
-        typer.echo(f"interrupted; what is finished is kept, and {again} goes on", err=True)
+        at_once = isinstance(error, KeyboardInterrupt)
+        typer.echo(f"interrupted; {_kept(prepared.place, at_once=at_once, again=again)}", err=True)
         if engine == "ray":
             os._exit(130)  # Ray's threads outlive its shutdown, and now and then end the process with 1
         raise typer.Exit(130) from None
@@ -177,6 +178,18 @@ def merge(
     manifest = complete(folder).manifest
     _write_format(folder, format)
     _print_result(manifest, folder, as_json)
+
+
+def _kept(place: Path, *, at_once: bool, again: str) -> str:
+    """What an interrupted run leaves in the folder that it writes in, and how to go on."""
+    from sslzoo.embeddings import part_files
+
+    parts = len(part_files(place))
+    if not parts and not any(place.glob(".part-*-begun.tmp")):
+        return f"nothing was finished, and {again} starts anew"
+    if at_once:  # what the run had of a part was in memory alone
+        return f"what it had of the current part is lost, what was written before ({parts} parts) is kept, and {again} goes on"
+    return f"what is finished is kept, and {again} goes on"
 
 
 def _write_format(folder: Path, format: str) -> None:
@@ -259,7 +272,9 @@ def _stop_on_interrupt(unit: str) -> Callable[[], bool]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        typer.echo(f"finishing the current {unit}; press Ctrl-C again to stop at once", err=True)
+        typer.echo(
+            f"finishing the current {unit}; press Ctrl-C again to stop at once and lose the current part", err=True
+        )
 
     with contextlib.suppress(ValueError):  # not in the main thread: whoever called us there handles signals
         signal.signal(signal.SIGINT, on_signal)

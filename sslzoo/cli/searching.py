@@ -31,6 +31,17 @@ Html = Annotated[
 ]
 
 
+def write_sheet(path: Path, title: str, rows: list[Any], manifest: dict[str, Any]) -> None:
+    """Writes a contact sheet, and says where, and which pictures it could not show."""
+    from sslzoo.contact_sheet import contact_sheet, missing
+
+    page = contact_sheet(title, rows, manifest)
+    path.write_text(page, encoding="utf-8")
+    typer.echo(f"contact sheet: {path}", err=True)
+    if said := missing(page, manifest):
+        typer.echo(said, err=True)
+
+
 def index(
     embeddings: Folder,
     kind: Annotated[
@@ -130,7 +141,7 @@ def search(
         for query, ids, scores in zip(read, found.ids, found.scores, strict=True)
     ]
     if html is not None:
-        from sslzoo.contact_sheet import Picture, contact_sheet
+        from sslzoo.contact_sheet import Picture
 
         rows = []
         for query, (name, near), places in zip(read, results, found.rows, strict=True):
@@ -142,8 +153,7 @@ def search(
                 own = query.name if query.row is None else found_in.collection.ids_at([query.row])[0]
                 pictures.insert(0, Picture(own, "query", True, query.picture))
             rows.append((name, pictures))
-        html.write_text(contact_sheet(f"Search in {embeddings}", rows, found_in.collection.manifest), encoding="utf-8")
-        typer.echo(f"contact sheet: {html}", err=True)
+        write_sheet(html, f"Search in {embeddings}", rows, found_in.collection.manifest)
     if as_json:
         lines: list[dict[str, Any]] = [
             {"query": q, "neighbours": [{"id": id_, "score": round(s, 6)} for id_, s in near]} for q, near in results

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sslzoo.cli.options import Json, print_table
-from sslzoo.cli.searching import Folder, Html
+from sslzoo.cli.searching import Folder, Html, write_sheet
 
 SHOWN = 24  # pictures of a cluster on its contact sheet
 
@@ -30,7 +30,7 @@ def dedup(
     index = open_index(embeddings)
     groups = duplicates(index, threshold)
     if html is not None:
-        from sslzoo.contact_sheet import Picture, contact_sheet
+        from sslzoo.contact_sheet import Picture
 
         rows = [
             (
@@ -42,9 +42,7 @@ def dedup(
             )
             for g in groups
         ]
-        title = f"Near-duplicates in {embeddings}"
-        html.write_text(contact_sheet(title, rows, index.collection.manifest), encoding="utf-8")
-        typer.echo(f"contact sheet: {html}", err=True)
+        write_sheet(html, f"Near-duplicates in {embeddings}", rows, index.collection.manifest)
     if as_json:
         typer.echo(json.dumps([asdict(group) for group in groups], indent=2))
         return
@@ -73,7 +71,7 @@ def cluster(
     found = clusters(index, k, seed=seed)
     pure = purity(found)
     if html is not None:
-        from sslzoo.contact_sheet import Picture, contact_sheet
+        from sslzoo.contact_sheet import Picture
 
         rows = [
             (
@@ -83,9 +81,7 @@ def cluster(
             )
             for number, c in enumerate(found, 1)
         ]
-        title = f"Clusters of {embeddings}"
-        html.write_text(contact_sheet(title, rows, index.collection.manifest), encoding="utf-8")
-        typer.echo(f"contact sheet: {html}", err=True)
+        write_sheet(html, f"Clusters of {embeddings}", rows, index.collection.manifest)
     if as_json:
         typer.echo(json.dumps({"purity": pure, "clusters": [asdict(c) for c in found]}, indent=2))
         return
