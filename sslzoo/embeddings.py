@@ -142,12 +142,15 @@ class Embeddings:
         """The row of each id."""
         return {id_: row for row, id_ in enumerate(self.ids)}
 
-    def require_space(self, space: str, model: str) -> None:
-        """Raises SpaceMismatch unless vectors of that space, made by that model, can be compared with these."""
+    def require_space(self, space: str, model: str, remedy: str = "") -> None:
+        """Raises SpaceMismatch unless vectors of that space, made by that model, can be compared with these.
+
+        `remedy` is what to do then; without it, to make both with this one's model.
+        """
         if space != self.space:
             raise SpaceMismatch(
                 f"these vectors were made by {self.model} (space {self.space[:8]}) and the others by {model} "
-                f"(space {space[:8]}); make both with one encoder: sslzoo embed … -m {self.model}"
+                f"(space {space[:8]}); {remedy or f'make both with one encoder: sslzoo embed … -m {self.model}'}"
             )
 
 

@@ -12,7 +12,8 @@ from sslzoo import cli
 from sslzoo.cluster import clusters, purity
 from sslzoo.dedup import duplicates
 from sslzoo.embeddings import Embeddings
-from sslzoo.errors import InputError
+from sslzoo.errors import InputError, MissingExtra
+from sslzoo.index import faiss_door
 
 
 def test_groups_are_those_planted():
@@ -47,6 +48,18 @@ def test_groups_that_fill_the_search_with_their_own_are_still_connected(kind):
     index = sslzoo.build_index(bank, kind, recall=0)
     assert [len(group.ids) for group in duplicates(index, 0.95)] == [210]
     assert [len(group.ids) for group in duplicates(index, 0.97)] == [70, 70, 70]
+
+
+def test_clustering_without_faiss_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    faiss_door.load.cache_clear()
+    bank = Embeddings(np.eye(4, dtype=np.float32), list("abcd"), space="s")
+    with pytest.raises(
+        MissingExtra, match=r"^clustering needs FAISS, which is not installed: pip install 'sslzoo\[faiss\]'$"
+    ):
+        clusters(sslzoo.build_index(bank), 2)
+    with pytest.raises(MissingExtra, match="index but exact needs FAISS"):
+        sslzoo.build_index(bank, "flat")
 
 
 def test_clusters_of_separate_clouds_are_pure():

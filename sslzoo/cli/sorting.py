@@ -63,7 +63,7 @@ def cluster(
     html: Html = None,
     as_json: Json = False,
 ) -> None:
-    """Divide a collection into clusters (k-means), with their purity where labels are known."""
+    """Divide a collection into clusters (k-means, extra faiss), with their purity where labels are known."""
     from sslzoo.cluster import clusters, purity
     from sslzoo.index.folder import open_index
 

@@ -153,6 +153,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Print the likeliest classes of images with their probabilities."""
+    from sslzoo.embeddings import storable
     from sslzoo.transfer.predict import predict as run
 
     found = run(source, folder, top=top, device=device, precision=precision, workers=workers, progress=not quiet)
@@ -165,7 +166,7 @@ def predict(
         typer.echo(json.dumps(lines, indent=2))
     else:
         for id_, names, values in rows:
-            typer.echo("\t".join([id_, *(f"{c} {p:.4f}" for c, p in zip(names, values, strict=True))]))
+            typer.echo(storable("\t".join([id_, *(f"{c} {p:.4f}" for c, p in zip(names, values, strict=True))])))
     for id_, reason in found.failures:
         typer.echo(f"{id_}: {reason}", err=True)
     if found.failures:

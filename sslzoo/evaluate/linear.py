@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslzoo.embeddings import Embeddings
+from sslzoo.embeddings import Embeddings, storable
 from sslzoo.errors import InputError
 from sslzoo.evaluate import logistic
 from sslzoo.evaluate.knn import compute_device
@@ -129,7 +129,7 @@ def draw(
 
     It is the same on every machine and for every encoder, whatever the order of the rows.
     """
-    keys = np.array([hashlib.sha256(f"{seed}\t{id_}".encode()).hexdigest() for id_ in ids])
+    keys = np.array([hashlib.sha256(storable(f"{seed}\t{id_}").encode()).hexdigest() for id_ in ids])
     found = []
     for c in np.unique(classes):
         rows = np.flatnonzero(classes == c)

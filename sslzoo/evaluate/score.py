@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sslzoo.embeddings import Embeddings
+from sslzoo.embeddings import Embeddings, storable
 from sslzoo.errors import InputError
 
 METRICS = ("top1", "mean_per_class", "mAP11")
@@ -49,7 +49,8 @@ def set_id(embeddings: Embeddings) -> SetId:
 
 def set_id_of(ids: Sequence[str], labels: Sequence[object]) -> SetId:
     """The same from ids and labels."""
-    lines = "".join(f"{label}\t{id_}\n" for label, id_ in zip(labels, ids, strict=True))
+    # a name that isn't UTF-8 counts as an embeddings folder spells it
+    lines = "".join(storable(f"{label}\t{id_}\n") for label, id_ in zip(labels, ids, strict=True))
     return SetId(hashlib.sha256(lines.encode()).hexdigest()[:12], len(ids))
 
 

@@ -33,8 +33,8 @@ def has_gpu() -> bool:
 
 
 @cache
-def load() -> Any:
-    """The module faiss; raises MissingExtra where there is none, or two that overwrite each other."""
+def load(purpose: str = "every kind of index but exact") -> Any:
+    """The module faiss; raises MissingExtra, for this purpose, where there is none, or two that overwrite each other."""
     found = _installed()
     if len(found) > 1:
         raise MissingExtra(
@@ -44,9 +44,7 @@ def load() -> Any:
     try:
         import faiss
     except ImportError:
-        raise MissingExtra(
-            "this needs FAISS, which is not installed: pip install 'sslzoo[faiss]' (exact search works without)"
-        ) from None
+        raise MissingExtra(f"{purpose} needs FAISS, which is not installed: pip install 'sslzoo[faiss]'") from None
     return faiss
 
 
@@ -88,7 +86,7 @@ def kmeans(vectors: NDArray[np.float32], k: int, *, seed: int = 0) -> NDArray[np
     """The centres of spherical k-means, float32 `[k, dim]` of length 1."""
     tries = 5 if k <= MANY else 1
     options = {"niter": 25, "spherical": True, "seed": seed, "min_points_per_centroid": 1, "nredo": tries}
-    found = load().Kmeans(vectors.shape[1], k, **options)
+    found = load("clustering").Kmeans(vectors.shape[1], k, **options)
     found.train(np.ascontiguousarray(vectors))
     return np.asarray(found.centroids, np.float32)
 

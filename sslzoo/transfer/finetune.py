@@ -21,7 +21,7 @@ from sslzoo.spec import EncoderSpec
 from sslzoo.transfer import folder as folders
 from sslzoo.transfer import loop
 from sslzoo.transfer.classifier import Classifier, fresh, spec_of
-from sslzoo.transfer.folder import CHECKPOINT, UNFINISHED
+from sslzoo.transfer.folder import CHECKPOINT
 from sslzoo.transfer.photos import Photos
 from sslzoo.transfer.settings import Settings
 
@@ -124,7 +124,7 @@ def _prepare(out: str | Path | None, resume: bool) -> Path | None:
         if resume:
             return folder
         raise OutputExists(f"{folder} is finished; use it with: sslzoo predict {folder} IMAGES, or choose another -o")
-    begun = any((folder / name).exists() for name in (CHECKPOINT, UNFINISHED))
+    begun = folders.begun(folder)
     if folder.exists() and any(folder.iterdir()) and not (resume and begun):
         hint = "add --resume to go on, or choose another -o" if begun else "choose another -o"
         raise OutputExists(f"{folder} already exists; {hint}")

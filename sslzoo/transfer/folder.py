@@ -23,6 +23,7 @@ from sslzoo.spec import EncoderSpec, timm_config
 
 CHECKPOINT = "checkpoint.pt"
 UNFINISHED = f"{CHECKPOINT}.tmp"  # a checkpoint that is being written
+ESCAPE = "backslashreplace"  # file and class names that aren't UTF-8 become \udcff, which is JSON's own escape
 HEAD = ("fc.weight", "fc.bias")
 
 
@@ -38,11 +39,11 @@ def write(
     save(tensors, folder / hub.WEIGHTS)
     path = folder / hub.WEIGHTS
     spec = dataclasses.replace(spec, sources=(), sha256=hub.sha256(path), size_bytes=path.stat().st_size)
-    (folder / hub.CARD).write_text(_card(spec, classes, run), encoding="utf-8")
+    (folder / hub.CARD).write_text(_card(spec, classes, run), encoding="utf-8", errors=ESCAPE)
     described = timm_config(spec, classes) if spec.plain else {"label_names": list(classes)}
     config = described | {"sslzoo": {"encoder": spec.to_dict(), "run": dict(run)}}
     temporary = folder / f"{hub.CONFIG}.tmp"
-    temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors=ESCAPE)
     temporary.replace(folder / hub.CONFIG)
     return dataclasses.replace(spec, sources=(f"local-dir:{folder}",))
 
@@ -53,9 +54,18 @@ def read_classes(folder: str | Path) -> list[str]:
     try:
         return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["label_names"]]
     except (OSError, ValueError, KeyError, TypeError):
+        if begun(Path(folder)):
+            raise InputError(
+                f"{folder} holds a fine-tuning that was interrupted; give its command again, with --resume"
+            ) from None
         raise InputError(
             f"{folder} is not a classifier folder; make one with: sslzoo finetune IMAGES -o {folder}"
         ) from None
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run has left, or begun, a checkpoint there."""
+    return any((folder / name).exists() for name in (CHECKPOINT, UNFINISHED))
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:

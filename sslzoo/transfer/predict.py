@@ -47,7 +47,8 @@ def predict(
     run = open_backend(spec, **{"precision": "auto", **options})
     if isinstance(source, str | Path) and is_embeddings(source):
         vectors = Embeddings.open(source)
-        vectors.require_space(run.space, spec.name)
+        remedy = f"give the images themselves, or make vectors with: sslzoo embed IMAGES -m local-dir:{folder}"
+        vectors.require_space(run.space, spec.name, remedy)
         return Predictions(vectors.ids, *head(vectors.vectors))
     job = Job(source, workers=workers)
     sink = _Sink(head)

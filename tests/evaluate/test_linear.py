@@ -167,6 +167,7 @@ def test_draws_are_fixed_whatever_the_order():
     assert np.bincount(classes[a]).tolist() == [3, 3, 3, 3]
     assert set(a) != set(draw(ids, classes, shots=3, seed=2))
     assert len(draw(ids, classes, share=0.01)) == 4  # at least one of each class
+    assert len(draw([f"\udcff{i}.jpg" for i in range(40)], classes, shots=3)) == 12  # names that aren't UTF-8
     # the lowest sha256 by hand (sha256sum of "0\tN.jpg"): of class 0's first three
     import hashlib
 

@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import InputError
-from sslzoo.evaluate.score import Score, SetId, codes, compare, half_width, of_items
+from sslzoo.evaluate.score import Score, SetId, codes, compare, half_width, of_items, set_id
 
 SET = SetId("abc", 4)
 
@@ -20,6 +20,13 @@ def wilson(p, n):
     """The roots q of (p - q)² = 1.96² q (1 - q) / n."""
     z2 = 1.959964**2
     return sorted(np.roots([1 + z2 / n, -2 * p - z2 / n, p * p]).real)
+
+
+def test_a_set_with_a_name_that_is_not_utf8_is_the_same_from_disk_and_from_memory():
+    known = [
+        Embeddings(np.ones((1, 2)), [name], space="s", labels=["a"]) for name in ("bad\udcff.png", "bad\\udcff.png")
+    ]
+    assert set_id(known[0]) == set_id(known[1])
 
 
 @pytest.mark.parametrize(("right", "n"), [(9, 10), (12, 12), (0, 5), (1, 1), (30, 100)])

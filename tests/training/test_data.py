@@ -1,4 +1,7 @@
 import io
+import os
+import shutil
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +11,7 @@ from PIL import Image
 
 from sslzoo.errors import InputError
 from training import data
+from training.data import rows
 
 
 def write(path, images, labels):
@@ -35,6 +39,14 @@ def test_a_folder_of_any_sizes_with_a_bad_file(photos, tmp_path):
     loaded = data.load(tmp_path, 48, quiet=True)
     assert tuple(loaded.images.shape) == (12, 3, 48, 48)
     assert [name for name, _ in loaded.failures] == ["bad.jpg"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_a_name_that_is_not_utf8(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "p")
+    (tmp_path / "p" / "bars" / "2.jpg").rename(tmp_path / "p" / "bars" / os.fsdecode(b"bad\xff\xfe.jpg"))
+    assert len(data.load(tmp_path / "p", 32, quiet=True)) == 12
+    assert len(rows.rows_of(tmp_path / "p").fingerprint) == 64
 
 
 def test_nothing_to_read(tmp_path):

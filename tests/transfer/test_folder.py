@@ -1,6 +1,7 @@
 """The classifier folder: read back by ourselves, by torchvision and by timm, and as an encoder; and predicting with it."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -16,6 +17,8 @@ from sslzoo.backbones import build
 from sslzoo.encoder import Encoder
 from sslzoo.errors import InputError, SpaceMismatch, WeightsError
 from sslzoo.spec import EncoderSpec, Geometry, Preprocess
+from sslzoo.transfer.settings import Settings
+from tests.transfer.conftest import FAST
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +133,7 @@ def test_predictions(tuned, colours, logits):
     assert again.classes == found.classes
     np.testing.assert_allclose(again.probabilities, found.probabilities, atol=1e-5)
     sslzoo.embed(colours[1], "random-r18", folder.parent / "other")
-    with pytest.raises(SpaceMismatch):
+    with pytest.raises(SpaceMismatch, match=f"images themselves, or .* sslzoo embed IMAGES -m local-dir:{folder}$"):
         sslzoo.predict(folder.parent / "other", folder)
 
 
@@ -188,6 +191,22 @@ def test_unreadable_images_are_listed_and_end_with_code_3(run, colours, tmp_path
     assert "n=24, 12 test images" in json.loads(out)["score"]["protocol"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_names_that_are_not_utf8(run, colours, tmp_path):
+    shutil.copytree(colours[0], tmp_path / "train")
+    bad = os.fsdecode(b"red/bad\xff.png")
+    (tmp_path / "train" / "red").rename(tmp_path / "train" / os.fsdecode(b"red\xfe"))
+    (tmp_path / "train" / os.fsdecode(b"red\xfe")).joinpath(os.fsdecode(b"bad\xff.png")).write_text("text")
+    (tmp_path / "red").mkdir()
+    shutil.copy(colours[1] / "red" / "0.png", tmp_path / bad)
+    sslzoo.finetune("train", "random-r18", "c", settings=Settings(**FAST | {"epochs": 1}), device="cpu")
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert config["label_names"] == ["blue", "green", os.fsdecode(b"red\xfe")]
+    assert list(config["sslzoo"]["run"]["failures"]["train"]) == [os.fsdecode(b"red\xfe/bad\xff.png")]
+    code, out, _ = run("predict", "c", "red", "-q", "-k", 3)
+    assert (code, out.split("\t")[0]) == (0, "bad\\udcff.png"), out and "red\\udcfe " in out
+
+
 def test_freezing_and_stages_contradict_each_other(run, colours):
     code, _, err = run("finetune", colours[0], "--freeze", "--stages", 2)
     assert code == 1 and "--stages 2" in err and "leave out one" in err
@@ -206,6 +225,8 @@ def test_ctrl_c_leaves_a_run_to_go_on_with(run, colours, monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "save", save_and_interrupt)
     code, _, err = run("finetune", colours[0], *options)
     assert code == 130 and "--resume" in err
+    code, _, err = run("predict", "c", colours[1])
+    assert code == 1 and "c holds a fine-tuning that was interrupted" in err and "--resume" in err
     monkeypatch.setattr(loop, "save", kept)
     assert run("finetune", colours[0], *options)[0] == 1
     assert run("finetune", colours[0], *options, "--resume")[0] == 0

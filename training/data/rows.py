@@ -134,5 +134,5 @@ def _random_access(reader: Reader) -> bool:
 def _fingerprint(parts: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(f"{part}\n".encode())
+        digest.update(f"{part}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
