@@ -187,9 +187,7 @@ def test_ctrl_c_finishes_the_part_and_a_second_one_stops_at_once(folder, whole, 
     _, err = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in err
-    lost = (
-        f"the current part is lost, {len(parts(tmp_path / 'f'))} finished before it are kept, and the same command with"
-    )
+    lost = f"the current part is lost, what was written before ({len(parts(tmp_path / 'f'))} parts) is kept"
     assert lost in err or "what is finished is kept" in err  # where the batch was over between the two
     assert resumed(folder, tmp_path / "f") == whole
 
