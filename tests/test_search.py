@@ -156,7 +156,7 @@ def test_index_then_search_and_remove(run, folder):
     code, _, err = run("index", folder, "--memory", "much")
     assert code == 1 and "4GB" in err
     code, _, err = run("index", folder, "--kind", "tree")
-    assert code == 1 and "hnsw" in err
+    assert code == 2 and "hnsw" in err
 
 
 def test_another_picture_under_the_same_name_is_found_after_an_update(run, tmp_path):

@@ -354,7 +354,9 @@ def test_the_encoders_of_a_checkout_are_there(photos, checkout):
 def test_an_encoder_of_the_same_name_with_other_weights_embeds_anew(photos, checkout, monkeypatch, tmp_path):
     monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path / "cache"))
     shelf = Shelf(photos)
-    shelf.start("byol-r18.ours").wait(60)
+    job = shelf.start("byol-r18.ours")
+    job.wait(60)
+    assert not job.running and job.error == ""
     assert Shelf(photos).photos("byol-r18.ours") is not None
     encoder = sslzoo.load(str(tmp_path / "hub_cards" / "byol-r18.ours"), device="cpu")
     encoder.backbone.conv1.weight.data *= -1
