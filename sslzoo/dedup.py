@@ -14,6 +14,7 @@ from sslzoo.index.exact import pairs_above
 
 NEIGHBOURS = 64  # of each image; where all of them are duplicates there may be more, which only all pairs tell
 BATCH = 1024  # queries at a time
+ROUNDING = 1e-6  # by which a copy can miss a cosine of 1 in float32
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,21 @@ class Group:
     sizes: list[tuple[int, int]]
     scores: list[float]
 
+    def copies(self, threshold: float) -> int:
+        """How many reach the threshold beside the kept one itself; the others are here by their likeness to one of these."""
+        return sum(score >= threshold - ROUNDING for score in self.scores[1:])
+
 
 def duplicates(index: ExactIndex, threshold: float = 0.97) -> list[Group]:
     """Groups of two or more images, connected by cosines of at least `threshold`, the largest group first.
 
-    Every pair that reaches it connects; an approximate index may miss some. The one with the most pixels is kept, the
-    earlier of two equal ones. Raises InputError for a threshold outside (-1, 1].
+    Likeness is handed on, so that a group may hold images that are less alike than that (see `Group.copies`). Every pair that
+    reaches the threshold connects; an approximate index may miss some. The one with the most pixels is kept, the earlier of
+    two equal ones. Raises InputError for a threshold outside (-1, 1].
     """
     if not -1 < threshold <= 1:
         raise InputError(f"threshold is {threshold}; a cosine lies between -1 and 1, near-duplicates are above 0.9")
-    threshold -= 1e-6  # a copy can miss a cosine of 1 by the rounding of float32
+    threshold -= ROUNDING
     collection = index.collection
     parent = np.arange(len(collection))
     alive = np.flatnonzero(collection.alive)

@@ -113,3 +113,19 @@ def test_on_the_command_line(photos, tmp_path, monkeypatch, capsys):
     assert "cluster" in run("cluster", tmp_path / "e", "-k", 2, "--html", tmp_path / "new" / "c.html").out
     assert "&lt;b&gt;.png" in (tmp_path / "new" / "c.html").read_text()
     assert len(list(root.iterdir())) == 4
+
+
+def test_what_only_another_connects_is_not_counted_as_a_copy(monkeypatch, capsys):
+    turns = np.radians([0.0, 10.0, 20.0])  # cosines 0.985 from one to the next, 0.940 from end to end
+    vectors = np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+    index = sslzoo.build_index(Embeddings(vectors, list("abc"), space="s"))
+    (group,) = duplicates(index, 0.97)
+    assert group.ids == ["a", "b", "c"] and group.copies(0.97) == 1
+    assert group.scores == pytest.approx([1, np.cos(turns[1]), np.cos(turns[2])], abs=1e-6)
+    monkeypatch.setattr("sslzoo.index.folder.open_index", lambda folder: index)
+    monkeypatch.setattr(sys, "argv", ["sslzoo", "dedup", "three.emb"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    out, err = capsys.readouterr()
+    assert [line.split()[1] for line in out.splitlines()[1:]] == ["keep", "0.9848", "via"]
+    assert "could go: 1 (cosine at least 0.97 to the one to keep); 1 marked via are less alike" in err

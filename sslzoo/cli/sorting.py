@@ -23,7 +23,10 @@ def dedup(
     html: Html = None,
     as_json: Json = False,
 ) -> None:
-    """List groups of near-duplicates, the one with the most pixels first; nothing is deleted."""
+    """List groups of near-duplicates, the one with the most pixels first; nothing is deleted.
+
+    Groups are connected: one marked "via" is below the threshold beside the first, and here by its likeness to another.
+    """
     from sslzoo.dedup import duplicates
     from sslzoo.index.folder import open_index
 
@@ -49,11 +52,15 @@ def dedup(
     table: list[tuple[str, ...]] = [("group", "", "cosine", "size", "id")]
     for number, g in enumerate(groups, 1):
         for i, (id_, score, (width, height)) in enumerate(zip(g.ids, g.scores, g.sizes, strict=True)):
-            table.append((str(number), "" if i else "keep", f"{score:.4f}", f"{width}x{height}", id_))
+            mark = "" if 0 < i <= g.copies(threshold) else "via" if i else "keep"  # by falling score
+            table.append((str(number), mark, f"{score:.4f}", f"{width}x{height}", id_))
     if groups:
         print_table(table)
-    more = sum(len(group.ids) - 1 for group in groups)
-    typer.echo(f"groups: {len(groups)}, images that could go: {more} (cosine at least {threshold})", err=True)
+    more = sum(group.copies(threshold) for group in groups)
+    told = f"groups: {len(groups)}, images that could go: {more} (cosine at least {threshold} to the one to keep)"
+    if via := sum(len(group.ids) - 1 for group in groups) - more:
+        told += f"; {via} marked via are less alike"
+    typer.echo(told, err=True)
 
 
 def cluster(

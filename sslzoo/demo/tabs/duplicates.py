@@ -61,7 +61,7 @@ def _groups(demo: Demo, found: list[Group], threshold: float) -> str:
             "No two photos are that much alike",
             f"At a cosine of {threshold:.3f} every photo stands alone. Lower the threshold to see what is merely similar.",
         )
-    more = sum(len(group.ids) - 1 for group in found)
+    more = sum(group.copies(threshold) for group in found)
     facts = [f"{html.count(more, 'photo')} could go", "nothing is deleted here", "a click searches for the photo"]
     out = [html.heading(html.count(len(found), "group"), facts)]
     for group in found[:SHOWN]:
