@@ -92,7 +92,7 @@ BENCHMARKS = {
     "search-large": Benchmark(
         "benchmarks/search.py --rows 10000000 --dim 256 --kinds exact,pq --only-ours",
         "benchmarks/search.py --rows 20000 --dim 32 --queries 16 --kinds exact,pq --only-ours",
-        "Ten million vectors, which take 10 GB of disk and 3 GB of memory at most: the quickest of three runs.",
+        "Ten million vectors (10 GB on disk), read in bounded memory: the quickest of three runs.",
         ("faiss",),
     ),
     "probe": Benchmark(

@@ -32,7 +32,7 @@ class Watch:
     def note(self, step: int, outputs: Tensor, loss: Tensor) -> None:
         """Looks at a step between its backward pass and the optimiser, and waits for nothing."""
         gradients = [p.detach() if p.grad is None else p.grad for p in self.parameters.values()]
-        # the largest magnitude of the few numbers of BN, and the 2-norm of the rest, which takes a tenth of the time
+        # the largest magnitude of the few numbers of BN, and the 2-norm of the rest, which is quicker
         sizes = [*torch._foreach_norm(self.statistics, math.inf)] if self.statistics else []
         sizes += [outputs.norm(), loss.norm(), *torch._foreach_norm(gradients)]
         good = torch.stack([size.float() for size in sizes]).isfinite()

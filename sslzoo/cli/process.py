@@ -11,7 +11,7 @@ def make_lean() -> None:
     from sslzoo.backends import allocator
 
     allocator.own_process = True
-    # an allocator of pyarrow's own would hold 10 to 20 MB beside what the rest of the process has freed
+    # an allocator of pyarrow's own would hold memory beside what the rest of the process has freed
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if "pandas" not in sys.modules:
         import pyarrow as pa
