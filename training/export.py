@@ -205,7 +205,6 @@ def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, curve
     defaults = dict.fromkeys(("processor", "threads", "torch", "images", "minutes"), "?")
     table = "\n".join(rows) if spec.scores else "Not measured."
     remark = f" {facts['remark']}" if "remark" in facts else ""
-    values |= {"curves": curves}
-    values |= {"remark": remark, "epochs": f"{spec.epochs:g}" if spec.epochs else "?"}
+    values |= {"curves": curves, "remark": remark, "epochs": f"{spec.epochs:g}" if spec.epochs else "?"}
     values |= {"metadata": hub.metadata(spec), "example": hub.example(spec, load), "credits": credits, "scores": table}
     return Template(CARD.read_text(encoding="utf-8")).substitute(defaults | values)
