@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import secrets
@@ -9,6 +10,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ class Server:
         require_photos(folder)
         _require_host(host)
         self.uploads = Uploads()
+        self._terminated = False
         try:
             self._start(folder, host, port, device, share, auth, downloads)
         except BaseException:
@@ -111,7 +114,9 @@ class Server:
 
     def wait(self) -> None:
         """Until Ctrl-C, or SIGTERM."""
-        self.page.block_thread()
+        with contextlib.suppress(KeyboardInterrupt):
+            while not self._terminated:
+                time.sleep(0.1)
 
     def close(self) -> None:
         """Stops the server and deletes all uploads."""
@@ -123,9 +128,12 @@ class Server:
 
     def __enter__(self) -> Server:
         if threading.current_thread() is threading.main_thread():  # no other may set what a signal does
-            # services and containers are stopped so: it then ends as by Ctrl-C, and the uploads go
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, self._terminate)
         return self
+
+    def _terminate(self, *_: object) -> None:
+        # services and containers are stopped so, and the uploads shall go; an exception could be raised where nobody hears it
+        self._terminated = True
 
     def __exit__(self, *_: object) -> None:
         self.close()

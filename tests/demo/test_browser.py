@@ -111,7 +111,11 @@ def test_a_drop_that_is_no_picture_is_a_sentence(open_page):
       document.querySelector('#results').dispatchEvent(
         new DragEvent('drop', { bubbles: true, cancelable: true, dataTransfer: transfer }));
     }"""
-    page.evaluate(give, ["<b>.txt", "text/plain"])
+    for _ in range(20):  # the page listens once it is whole, a moment after its first photos
+        page.evaluate(give, ["<b>.txt", "text/plain"])
+        if page.query_selector(".told"):
+            break
+        page.wait_for_timeout(250)
     assert page.text_content(".told") == "<b>.txt is no picture; drop a JPEG, PNG or the like."
     page.evaluate(give, ["phone.HEIC", ""])  # a type that the browser doesn't know: the server tells
     assert "That picture can't be used." in page.wait_for_selector(".toast-body").inner_text()
