@@ -11,7 +11,7 @@ from typing import Any
 
 from sslzoo.errors import ImageError
 from sslzoo.images.decode import DEFAULT
-from sslzoo.images.discover import LISTS
+from sslzoo.images.discover import LISTED, LISTS
 from sslzoo.images.sources.archive import TAR
 from sslzoo.thumbnails import image_file, small_jpeg
 
@@ -62,7 +62,7 @@ def missing(page: str, manifest: Mapping[str, Any]) -> str:
     source = str(manifest.get("source", ""))
     if source.lower().endswith((*TAR, ".zip", ".parquet")):
         why = f"they lie inside {source}; unpack it and embed the folder to see them"
-    elif source == "-" or source.lower().endswith(LISTS):
+    elif source in LISTED or source.lower().endswith(LISTS):
         why = "their paths lead to no image from here; run this in the folder where sslzoo embed ran"
     elif Path(source).is_absolute():
         why = f"no image of that name lies in {source} (any more)"

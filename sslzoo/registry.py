@@ -27,7 +27,12 @@ def known() -> dict[str, EncoderSpec]:
 
 
 def list_models(pattern: str = "*", *, license: str | None = None) -> list[str]:
-    """Full names of the known encoders that match a shell pattern; `license="permissive"` or one license id narrows it."""
+    """Full names of the known encoders that match a shell pattern, or hold a part of a name such as "byol".
+
+    `license="permissive"` or one license id narrows it.
+    """
+    if not set(pattern) & set("*?["):
+        pattern = f"*{pattern.lower()}*"
     return [name for name, spec in known().items() if fnmatch.fnmatch(name, pattern) and _allowed(spec, license)]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sslzoo.images.decode import Policy, decode
-from sslzoo.images.discover import LISTS
+from sslzoo.images.discover import LISTED, LISTS
 from sslzoo.user_cache import keep, user_cache
 
 
@@ -24,7 +24,7 @@ def image_file(id_: str, manifest: Mapping[str, Any], *, listed: bool = False) -
     source = manifest.get("source", "")
     root = Path(source)
     try:
-        if source == "-" or (root.is_absolute() and root.name.lower().endswith(LISTS) and not root.is_dir()):
+        if source in LISTED or (root.is_absolute() and root.name.lower().endswith(LISTS) and not root.is_dir()):
             path = Path(id_).absolute()
             return path if listed and path.is_file() else None
         if not root.is_absolute():  # a URL, or an object in memory

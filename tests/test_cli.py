@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import sslzoo
 from sslzoo import cli
 from sslzoo.cli.options import percent
+from sslzoo.errors import Interrupted
 from sslzoo.spec import Checkpoint
 from tests.conftest import draw
 from tests.generated import commands
@@ -159,6 +161,9 @@ def test_a_filter_that_matches_nothing_says_so(run):
     code, out, err = run("models", "zzz*")
     assert (code, out) == (0, "")
     assert "no encoder matches" in err
+    _, _, err = run("models", "byol", "--license", "foo", "--backbone", "vit")
+    assert "no encoder has --license foo; there are: apache-2.0, cc-by-nc-4.0, mit, permissive\n" in err
+    assert "no encoder has --backbone vit; there are: resnet101" in err
 
 
 @pytest.mark.parametrize("value", [137 / 400, sum([1 / 400] * 137)])  # 34.25 %, and the same a little off
@@ -246,6 +251,58 @@ def test_the_default_output_is_never_an_option(run, photos, tmp_path, monkeypatc
     shutil.copytree(photos / "bars", tmp_path / "-v")
     _, out, _ = run("embed", "./-v", "-m", "pixels-32", "-q")
     assert out.startswith("v.emb: 6 vectors")
+
+
+def test_several_inputs_as_a_shell_writes_a_pattern_out(run, photos, tmp_path):
+    for folder in ("a", "b"):
+        shutil.copytree(photos / "bars", tmp_path / folder)
+    code, out, _ = run("embed", "a/0.jpg", "b/1.jpg", "-m", "pixels-32", "-q")
+    assert (code, out.split(":")[0]) == (0, "images.emb")
+    assert list(sslzoo.open_embeddings(tmp_path / "images.emb").ids) == ["a/0.jpg", "b/1.jpg"]
+    code, _, err = run("search", "images.emb", "a/0.jpg", "--html", "s.html")
+    assert (code, err) == (0, "contact sheet: s.html\n")
+    run("embed", "b", "a", "a/0.jpg", "-m", "pixels-32", "-q", "-o", "two.emb")
+    two = sslzoo.open_embeddings(tmp_path / "two.emb")
+    assert sorted(two.ids) == ["a/0.jpg", *(f"{folder}/{i}.jpg" for folder in "ab" for i in range(6))]
+    assert two.labels[two.ids.index("b/2.jpg")] == "b"
+    code, _, err = run("embed", "a", "-", "-q")
+    assert (code, "stdin and goes alone" in err) == (1, True)
+
+
+def test_a_dry_run_of_an_update_counts_what_is_new_or_changed(run, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "in")
+    run("embed", "in", "-m", "pixels-32", "-q")
+    plan = ("embed", "in", "-m", "pixels-32", "-q", "--update", "--dry-run")
+    assert run(*plan)[:2] == (0, "no image is new or has changed\n")
+    shutil.copy(tmp_path / "in" / "bars" / "0.jpg", tmp_path / "in" / "bars" / "new.jpg")
+    os.utime(tmp_path / "in" / "circles" / "0.png", (1, 1))
+    assert run(*plan)[1].startswith("2 images\n")
+    assert json.loads(run(*plan, "--json")[1])["images"] == 2
+
+
+def test_an_update_of_what_was_interrupted_is_finished_by_resume(run, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "in")
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        sslzoo.embed("in", "pixels-32", "in.emb", part_size=5, batch_size=5, stop=lambda: next(asked))
+    (tmp_path / "in" / "bars" / "0.jpg").unlink()
+    command = ("embed", "in", "-m", "pixels-32", "-q", "--update")
+    code, _, err = run(*command)
+    assert (code, "--resume finishes it" in err) == (1, True)
+    assert run(*command, "--resume")[0] == 0
+    assert len(sslzoo.open_embeddings(tmp_path / "in.emb")) == 11
+
+
+def test_reasons_and_names_stand_on_one_line_each(run, photos, tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(photos / "bars" / "0.jpg", tmp_path / "in" / "a\nb\x1b[2J.jpg")
+    for i in range(7):
+        (tmp_path / "in" / f"bad{i}.jpg").write_bytes(b"")
+    code, _, err = run("embed", "in", "-m", "pixels-32", "-q")
+    lines = err.splitlines()
+    assert (code, len(lines), lines[0][:20]) == (3, 6, "left out bad0.jpg: a"), lines
+    assert lines[-1].startswith("7 images could not be read")
+    assert run("search", "in.emb", tmp_path / "in" / "a\nb\x1b[2J.jpg")[1] == "1.0000  a\\nb\\x1b[2J.jpg\n"
 
 
 def test_models_and_show(run):
@@ -352,9 +409,10 @@ def test_health(run, photos):
     code, out, err = run("eval", "health", photos, "-q")
     lines = [line.split() for line in out.splitlines()]
     assert code == 0
-    assert lines[0] == ["figure", "simclr-r18.tin_cpu_1h", "random-r18", "pixels-32"]
+    assert lines[0] == ["figure", "simclr-r18.tin_cpu_1h", "random-r18", "pixels-32", "reads"]
     assert [line[0] for line in lines[1:3]] == ["rows", "dim"]
-    figures = {line[0]: [float(v) for v in line[1:]] for line in lines[1:]}
+    figures = {line[0]: [float(v) for v in line[1:4]] for line in lines[1:]}
+    assert [" ".join(line[4:]) for line in lines if line[0] == "std"] == ["1: spread over the sphere, 0: collapsed"]
     assert figures["dim"] == [512, 512, 3072]
     assert "health@k=10,cosine=0.999 (n=12); set " in err and "/12 (hash/images)" in err
     assert "random-r18: pooled layer4, " in err

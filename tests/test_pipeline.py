@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import sys
 import tarfile
 
@@ -436,6 +437,13 @@ def test_a_list_on_standard_input_is_read_once(photos, encoder, tmp_path, monkey
     for options in ({}, {"resume": True}):
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
         assert len(sslzoo.embed("-", encoder, tmp_path / "e", **options)) == 12
+
+
+def test_a_list_with_nuls_as_find_writes_it(photos, encoder, tmp_path, monkeypatch):
+    shutil.copy(photos / "bars" / "0.jpg", tmp_path / "new\nline.jpg")
+    names = [str(tmp_path / "new\nline.jpg"), str(photos / "bars" / "1.jpg")]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{name}\0" for name in names)))
+    assert list(sslzoo.embed("-", encoder).ids) == names
 
 
 def test_half_precision_on_disk(mixed, encoder, tmp_path):

@@ -44,7 +44,7 @@ def test_spellings(zoo, name):
 
 def test_listing(zoo):
     assert registry.list_models() == ["simsiam-r50.fair", "simsiam-r50.mm", "byol-r18.cifar10"]
-    assert registry.list_models("byol*") == ["byol-r18.cifar10"]
+    assert registry.list_models("byol*") == registry.list_models("BYOL") == ["byol-r18.cifar10"]
     assert registry.list_models(license="permissive") == ["simsiam-r50.mm", "byol-r18.cifar10"]
     assert registry.list_models(license="CC-BY-NC-4.0") == ["simsiam-r50.fair"]
 

@@ -51,7 +51,7 @@ def run(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe.")
     ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop cleanly after so many minutes, ready to --resume.")
+        float | None, typer.Option(min=0, help="Stop cleanly after so many minutes, ready to --resume.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run folder's checkpoint.")] = False,
     init: Annotated[
@@ -110,6 +110,8 @@ def run(
             if not (out / MODEL).is_dir():
                 write_model(out, settings)
             typer.echo(f"{out}: is finished already; next: sslzoo embed PHOTOS -m {out / MODEL}")
+            if alone and train_set.failures:
+                raise typer.Exit(checkpoint.LEFT_OUT)
         else:
             record(out / checkpoint.FACTS, begun)
             typer.echo(f"{out}: stopped after 0.0 minutes; next: the same command with --resume")
@@ -123,11 +125,14 @@ def run(
     costs, reports = cost.Cost(stages, peak), []
     record(out / checkpoint.FACTS, facts | {"flops_per_image": stages[-1][1], "peak_flops": peak})
     keep_log(out / checkpoint.LOG, first.step)
-    with (out / checkpoint.LOG).open("a", encoding="utf-8") as log, tqdm(desc=settings.name, bar_format=BAR) as bar:
+    with (
+        (out / checkpoint.LOG).open("a", encoding="utf-8") as log,
+        tqdm(desc=settings.name, total=steps, bar_format=BAR) as bar,
+    ):
         for p in itertools.chain([first], run):
             reports.append(p)
             line = asdict(p) | {"mfu": costs.mfu(p), "minutes": round((time.monotonic() - began) / 60, 2)}
-            bar.total, bar.n = p.steps, p.step
+            bar.n = p.step
             left = tqdm.format_interval(costs.seconds_left(p, settings.batch_size))
             speed = f"{p.images_per_second:.0f} img/s, MFU {100 * line['mfu']:.0f} %, {left} left"
             bar.set_postfix_str(f"loss {p.loss:.3f}, std {p.std:.2f}, rank {p.rank:.0f}, {speed}")

@@ -11,23 +11,30 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers, one_of
+from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers, one_line, one_of
 from sslzoo.cli.process import make_lean
 from sslzoo.errors import InputError, Interrupted
 
-Source = Annotated[
-    str,
+if TYPE_CHECKING:
+    from sslzoo.embeddings import Embeddings
+
+Sources = Annotated[
+    list[str],
     typer.Argument(
         metavar="IN",
         help="A folder, an image, a pattern ('**/*.jpg', 's-{000..099}.tar'), a tar, zip or Parquet file, a .txt of paths "
-        "('-': on stdin), or a URL.",
+        "('-': on stdin), or a URL; or several folders and images.",
     ),
 ]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Embeddings folder; by default ./<IN's name>.emb.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Embeddings folder; by default ./<IN's name>.emb, of several ./images.emb."),
+]
+FAILURES_SHOWN = 5
 Format = Annotated[
     str,
     typer.Option(**one_of("parquet", "npy", "csv"), help="parquet; with npy or csv, these are written too."),
@@ -36,7 +43,7 @@ Format = Annotated[
 
 def embed(
     ctx: typer.Context,
-    source: Source,
+    sources: Sources,
     output: Output = None,
     model: Model = None,
     batch_size: Annotated[
@@ -96,6 +103,7 @@ def embed(
     quiet: Quiet = False,
 ) -> None:
     """Turn images into vectors: an embeddings folder of Parquet parts, with the failures listed beside them."""
+    from sslzoo.embeddings import is_embeddings, read_manifest
     from sslzoo.images.decode import PIXEL_LIMIT, Policy
     from sslzoo.pipeline import plan, run
     from sslzoo.pipeline.output import prepare_output
@@ -106,7 +114,8 @@ def embed(
     if shard is not None and (update or overwrite):
         raise InputError("--shard writes beside other shards; leave out --update and --overwrite, or choose another -o")
     share = _shard(shard) if shard is not None else None
-    out = output or Path(stem(source) + ".emb")
+    source = _one(sources)
+    out = output or Path((stem(source) if isinstance(source, str) else "images") + ".emb")
     if shard is not None and format != "parquet":
         raise InputError(
             f"--format {format} is written of the whole, not of a shard; leave it out, and give it at the end: "
@@ -124,7 +133,8 @@ def embed(
         "policy": Policy(_colour(background), allow_truncated, pixel_limit or PIXEL_LIMIT),
     }
     if dry_run:
-        _print_plan(plan.plan(source, model, **choices), as_json)
+        there = out if update and is_embeddings(out) and read_manifest(out)["complete"] else None
+        _print_plan(plan.plan(source, model, update=there, **choices), as_json)
         return
     wanted = {"resume": resume, "overwrite": overwrite}
     prepared = prepare_output(out, update=update, shard=shard is not None, **wanted)
@@ -164,7 +174,7 @@ def embed(
         _print_shard(result, out, f"{share[0]}/{share[1]}", as_json)
         return
     _write_format(out, format)
-    _print_result(result.manifest, out, as_json)
+    _print_result(result, out, as_json)
 
 
 def merge(
@@ -175,9 +185,18 @@ def merge(
     """Complete an embeddings folder that was written in shards."""
     from sslzoo.pipeline.writer import merge as complete
 
-    manifest = complete(folder).manifest
+    whole = complete(folder)
     _write_format(folder, format)
-    _print_result(manifest, folder, as_json)
+    _print_result(whole, folder, as_json)
+
+
+def _one(sources: list[str]) -> str | list[str]:
+    """What was named, alone or as a list; raises InputError for what can't stand in a list."""
+    if len(sources) == 1:
+        return sources[0]
+    if "-" in sources:
+        raise InputError("'-' reads a list of paths from stdin and goes alone; put the other inputs into that list")
+    return sources
 
 
 def _kept(place: Path, *, at_once: bool, again: str) -> str:
@@ -228,7 +247,8 @@ def _facts(m: dict[str, Any], out: Path) -> dict[str, Any]:
     return {key: m[key] for key in keys} | {"output": str(out)} | ({"update": m["update"]} if "update" in m else {})
 
 
-def _print_result(m: dict[str, Any], out: Path, as_json: bool) -> None:
+def _print_result(result: Embeddings, out: Path, as_json: bool) -> None:
+    m = result.manifest
     if as_json:
         typer.echo(json.dumps(_facts(m, out)))
     else:
@@ -245,6 +265,8 @@ def _print_result(m: dict[str, Any], out: Path, as_json: bool) -> None:
             "int8 beside fp32 on your images: " + ", ".join(f"{k} {v:.4g}" for k, v in agreement.items()), err=True
         )
     if m["failed"]:
+        for path, reason in result.failures[:FAILURES_SHOWN]:
+            typer.echo(f"left out {one_line(path)}: {one_line(reason)}", err=True)
         typer.echo(f"{m['failed']} images could not be read; see {out / 'failures.parquet'}", err=True)
         raise typer.Exit(3)
 
@@ -257,6 +279,9 @@ def _print_plan(plan: object, as_json: bool) -> None:
         typer.echo(json.dumps(facts))
         return
     images, seconds, size = facts["images"], facts["seconds"], facts["bytes_out"]
+    if not images and images is not None:
+        typer.echo("no image is new or has changed")
+        return
     typer.echo(f"{images if images is not None else 'an unknown number of'} images")
     typer.echo(f"{facts['images_per_second']:.1f} images/s ({facts['precision']}, {facts['backend']})")
     if seconds is not None:

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sslzoo.cli.examples import epilog
-from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, encoder_names, one_of, percent, print_table
+from sslzoo.cli.options import (
+    Device,
+    Json,
+    Model,
+    Precision,
+    Quiet,
+    encoder_names,
+    one_line,
+    one_of,
+    percent,
+    print_table,
+)
 from sslzoo.errors import InputError
 
 if TYPE_CHECKING:
@@ -139,6 +150,7 @@ def health(
 ) -> None:
     """Collapse, rank, alignment, uniformity, hubs and duplicates; on images, with random weights and pixels beside."""
     from sslzoo import baselines
+    from sslzoo.evaluate.health import READS
     from sslzoo.evaluate.health import health as examine
 
     sets = baselines.sets(data, None, model, device=device, precision=precision, progress=not quiet)
@@ -147,8 +159,11 @@ def health(
         typer.echo(json.dumps([{"encoder": name, **facts.to_dict()} for name, facts in found.items()], indent=2))
     else:
         columns = [facts.figures() for facts in found.values()]
-        rows = [(key, *("" if c[key] is None else f"{c[key]:.4g}" for c in columns)) for key in columns[0]]
-        print_table([("figure", *found), *rows])
+        rows = [
+            (key, *("" if c[key] is None else f"{c[key]:.4g}" for c in columns), READS.get(key, ""))
+            for key in columns[0]
+        ]
+        print_table([("figure", *found, "reads"), *rows])
         first = next(iter(found.values()))
         typer.echo(f"{first.protocol}; set {first.data} (hash/images)", err=True)
         _print_features({name: facts.features for name, facts in found.items()})
@@ -206,6 +221,7 @@ def report(
 ) -> None:
     """Compare encoders on several sets, random weights always among them; the same command again goes on."""
     from sslzoo import baselines, registry
+    from sslzoo.embeddings import storable
     from sslzoo.labelled import open_set
     from sslzoo.suites import SUITES, Suite, papers_input
 
@@ -226,9 +242,10 @@ def report(
     )
     broken = {name: reason for found in opened for name, reason in found.broken.items()}
     made = replace(made, left_out=broken | dict(made.left_out))
-    for suffix, text in (("md", made.to_markdown()), ("html", made.to_html()), ("json", made.to_json())):
-        (output / f"report.{suffix}").write_text(text, encoding="utf-8")
-    typer.echo(made.to_json() if as_json else made.to_markdown(), nl=False)
+    texts = {"md": made.to_markdown(), "html": made.to_html(), "json": made.to_json()}
+    for suffix, text in texts.items():
+        (output / f"report.{suffix}").write_text(storable(text), encoding="utf-8")
+    typer.echo(storable(texts["json" if as_json else "md"]), nl=False)
     for name, reason in made.left_out.items():
         typer.echo(f"{name} is left out: {reason}", err=True)
     _tell_failures(
@@ -252,7 +269,7 @@ def _tell_failures(judged: Iterable[tuple[str, SetId | None]]) -> None:
     told = ((name, *failure) for name, each in judged if each and not is_embeddings(name) for failure in each.failures)
     failures = list(dict.fromkeys(told))
     for name, path, reason in failures:
-        typer.echo(f"{name}: {path}: {reason}", err=True)
+        typer.echo(one_line(f"{name}: {path}: {reason}"), err=True)
     if failures:
         typer.echo(f"{len(failures)} images could not be read, and no score is of them", err=True)
         raise typer.Exit(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -66,8 +67,14 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * round(value, 6):.1f}"
 
 
+def one_line(text: str) -> str:
+    """A name as it may be printed: line breaks and other control characters, which names may hold, are written as escapes."""
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+
+
 def print_table(rows: list[tuple[str, ...]]) -> None:
     """Prints rows of cells, the first being the header, in aligned columns on stdout."""
+    rows = [tuple(one_line(cell) for cell in row) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sslzoo.cli.options import Device, Json, Quiet, one_of
+from sslzoo.cli.options import Device, Json, Quiet, one_line, one_of
 from sslzoo.errors import InputError
 
 Folder = Annotated[Path, typer.Argument(metavar="EMB", help="An embeddings folder.")]
@@ -95,7 +95,9 @@ def search(
     embeddings: Folder,
     queries: Annotated[
         list[str],
-        typer.Argument(metavar="QUERY", help="Image files, URLs, ids of the collection, .npy arrays, - for stdin."),
+        typer.Argument(
+            metavar="QUERY", help="Image files, URLs, ids of the collection, .npy arrays; -: an image on stdin."
+        ),
     ],
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="How many neighbours; by default 10, and all with --threshold.")
@@ -163,11 +165,11 @@ def search(
         results = []
     for name, near in results:
         if not near:
-            typer.echo(f"nothing found for {name}", err=True)
+            typer.echo(f"nothing found for {one_line(name)}", err=True)
         if len(queries) > 1 or len(results) > 1:
-            typer.echo(f"{name}:")
+            typer.echo(f"{one_line(name)}:")
         for id_, score in near:
-            typer.echo(f"{score:.4f}  {id_}")
+            typer.echo(f"{score:.4f}  {one_line(id_)}")
     if failures:
         raise typer.Exit(3)
 

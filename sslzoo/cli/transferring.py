@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers, one_of
+from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers, one_line, one_of
 from sslzoo.errors import InputError
 
 FEW_TESTS = 100  # 1.96 · sqrt(0.25 / n) is 0.1 at 96, and 0.05 at 384
@@ -78,6 +78,10 @@ def finetune(
 
     if freeze and stages:
         raise InputError(f"--freeze trains no stage and --stages {stages} the last {stages}; leave out one of them")
+    if freeze and layer_decay is not None:
+        raise InputError(
+            "--freeze trains the classifier alone, and --layer-decay is for the stages; leave out one of them"
+        )
     given: dict[str, Any] = {
         "stages": 0 if freeze else stages,
         "epochs": epochs,
@@ -135,7 +139,7 @@ def finetune(
                 typer.echo(f"the interval is wide: there are {count} test images; some 400 bring it to ± 5", err=True)
     for kind, failures in made.failures.items():
         for id_, reason in failures.items():
-            typer.echo(f"{id_} ({kind}): {reason}", err=True)
+            typer.echo(one_line(f"{id_} ({kind}): {reason}"), err=True)
     if any(made.failures.values()):
         raise typer.Exit(3)
 
@@ -166,8 +170,10 @@ def predict(
         typer.echo(json.dumps(lines, indent=2))
     else:
         for id_, names, values in rows:
-            typer.echo(storable("\t".join([id_, *(f"{c} {p:.4f}" for c, p in zip(names, values, strict=True))])))
+            typer.echo(
+                storable("\t".join([one_line(id_), *(f"{c} {p:.4f}" for c, p in zip(names, values, strict=True))]))
+            )
     for id_, reason in found.failures:
-        typer.echo(f"{id_}: {reason}", err=True)
+        typer.echo(one_line(f"{id_}: {reason}"), err=True)
     if found.failures:
         raise typer.Exit(3)

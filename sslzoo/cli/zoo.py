@@ -21,7 +21,7 @@ License = Annotated[str | None, typer.Option(help="'permissive', or one license 
 
 
 def models(
-    pattern: Annotated[str, typer.Argument(help="A shell pattern, such as 'byol*'.")] = "*",
+    pattern: Annotated[str, typer.Argument(help="A part of a name, such as byol, or a shell pattern.")] = "*",
     license: License = None,
     method: Annotated[str | None, typer.Option(help="Only this method, such as simsiam.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Only this backbone, such as resnet50 or r50w2.")] = None,
@@ -64,6 +64,16 @@ def models(
     ]
     if not rows:
         typer.echo("no encoder matches; leave a filter away, or see all: sslzoo models", err=True)
+        everyone = registry.known().values()
+        for option, value, values in (
+            ("--license", license, {"permissive", *(s.license for s in everyone)}),
+            ("--method", method, {s.method for s in everyone}),
+            ("--backbone", backbone and (backbone_name(backbone) or backbone), {s.backbone for s in everyone}),
+        ):
+            if value is not None and value.lower() not in {each.lower() for each in values}:
+                typer.echo(
+                    f"no encoder has {option} {value}; there are: {', '.join(sorted(filter(None, values)))}", err=True
+                )
         return
     print_table([header, *rows])
     typer.echo(

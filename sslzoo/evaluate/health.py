@@ -21,6 +21,16 @@ from sslzoo.evaluate.score import SetId, features_of, require_finite, set_id
 ROWS = 25_000  # of a larger set so many are drawn for ranks and pairs (RankMe's own number)
 HUB_K = 10
 DUPLICATE = 0.999
+READS = {
+    "std": "1: spread over the sphere, 0: collapsed",
+    "rankme": "how many directions are used",
+    "effective_rank": "the same without the common direction",
+    "alignment": "small: images of one label lie together",
+    "uniformity": "very negative: spread evenly",
+    "hubness": "large: a few are everybody's neighbour",
+    "antihubs": "large: many are never found",
+    "duplicates": "large: the set repeats itself",
+}
 
 
 @dataclass(frozen=True)

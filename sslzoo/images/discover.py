@@ -16,7 +16,7 @@ from typing import Any
 from sslzoo.errors import InputError
 from sslzoo.images.sources.archive import TAR, ZSTD, TarReader, ZipReader
 from sslzoo.images.sources.folder import FileReader, FolderReader, FoldersReader, RemoteFolderReader, folders
-from sslzoo.images.sources.item import Item, Reader, Summary
+from sslzoo.images.sources.item import Item, Reader, Summary, is_image_name
 from sslzoo.images.sources.location import file_system, is_url, stamp_of
 from sslzoo.images.sources.memory import MemoryReader
 from sslzoo.images.sources.table import DatasetReader, ParquetReader, holds_images
@@ -24,6 +24,7 @@ from sslzoo.images.sources.table import DatasetReader, ParquetReader, holds_imag
 __all__ = ["Item", "Reader", "Source", "Summary", "class_names", "discover", "open_source", "parts", "split", "state"]
 
 LISTS = (".txt", ".lst", ".list")
+LISTED = ("-", "a list of paths")  # in a manifest: what was no file, and whose ids are paths all the same
 
 Source = Any  # a path or URL, a list of inputs, or a datasets.Dataset
 
@@ -35,7 +36,8 @@ def open_source(source: Source) -> Reader:
     - a file: an image, a tar, a zip, a Parquet file, or a .txt with one path a line ("-": such a list on stdin);
     - a pattern: `photos/**/*.jpg`, `photos/{cat,dog}` (folders, whose names are labels), `shards/{000..099}.tar`;
     - a URL that fsspec opens (s3://, https://, memory:// …), of a folder or of any of these files;
-    - in Python also a list of paths, bytes, PIL images, uint8 arrays and tensors, a `datasets.Dataset`, and a Reader.
+    - a list of folders, images, archives and tables, in Python also of bytes, PIL images, uint8 arrays and tensors;
+    - a `datasets.Dataset`, and a Reader.
     """
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         return _of_list(list(source))
@@ -165,10 +167,11 @@ def _of_file(location: str | Path, *, within: str = "") -> Reader:
 
 
 def _lines(text: bytes | str) -> list[str]:
-    """The lines of a list of paths, whatever ends them; names that aren't UTF-8 stay what they are."""
+    """The lines of a list of paths, whatever ends them (`find -print0`: NUL); names that aren't UTF-8 stay what they are."""
     if isinstance(text, bytes):
         text = text.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+    lines = text.split("\0") if "\0" in text else text.replace("\r\n", "\n").split("\n")
+    return [line for line in lines if line.strip()]
 
 
 def _of_url(url: str) -> Reader:
@@ -187,6 +190,10 @@ def _of_list(values: list[Any]) -> Reader:
     """A list is of images, or of archives and tables, whose members then carry the file's name before theirs."""
     if not values:
         raise InputError("the list of inputs is empty")
+    if any(isinstance(v, str | Path) and not is_image_name(str(v)) and Path(v).is_dir() for v in values):
+        if not all(isinstance(value, str | Path) for value in values):
+            raise InputError("a list with a folder in it is of paths alone; embed what is in memory by itself")
+        return _of_matches([str(value) for value in values], deep=False)
     containers = (*TAR, *ZSTD, ".zip", ".parquet")
     if all(isinstance(value, str | Path) and str(value).lower().endswith(containers) for value in values):
         locations = [value if isinstance(value, Path) or is_url(value) else Path(value) for value in values]

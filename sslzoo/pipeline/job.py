@@ -6,7 +6,7 @@ import itertools
 import platform
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from sslzoo.backends.backend import Backend
 from sslzoo.embeddings import FORMAT, storable
 from sslzoo.errors import ImageError, InputError, Interrupted
 from sslzoo.images.decode import DEFAULT, Policy
-from sslzoo.images.discover import Item, Reader, Source, Summary, open_source
+from sslzoo.images.discover import LISTED, Item, Reader, Source, Summary, open_source
 from sslzoo.images.read import Fast, read, read_or_reuse
 from sslzoo.images.sources.location import is_url
 from sslzoo.pipeline.update import Begun, Known, Reuse
@@ -232,6 +232,8 @@ def describe(source: Source) -> str:
     """A source as the manifest names it: the absolute path, the URL or pattern, or what kind of object it was."""
     if isinstance(source, str | Path):
         return str(source) if is_url(str(source)) or source == "-" else storable(str(Path(source).resolve()))
+    if isinstance(source, Sequence) and all(isinstance(value, str | Path) for value in source):
+        return LISTED[1]
     return f"a {type(source).__name__} in memory"
 
 

@@ -74,9 +74,12 @@ def prepare_output(
         )
     if update:
         manifest = read_manifest(folder)
-        if not manifest["complete"]:
-            raise InputError(f"{folder} is of a run that was not finished; run it with --resume first")
-        return Output(folder, _replacing(folder), folder, manifest)
+        if manifest["complete"]:
+            return Output(folder, _replacing(folder), folder, manifest)
+        if not resume:
+            raise InputError(
+                f"{folder} is of a run that was not finished; --resume finishes it, with the images as they are now"
+            )
     if resume and not shard and is_embeddings(left):  # an interrupted --overwrite or --update
         return Output(folder, left, left, read_manifest(left))
     if overwrite and not (resume and ours and not read_manifest(folder)["complete"]):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sslzoo import registry
 from sslzoo.backends import open_backend
-from sslzoo.images.discover import Source
+from sslzoo.images.discover import Item, Source, Summary
 from sslzoo.pipeline.job import Bar, Job
+from sslzoo.pipeline.update import Reuse
 
 
 @dataclass(frozen=True)
@@ -25,17 +28,26 @@ class Plan:
     backend: str
 
 
-def plan(source: Source, model: Any = None, *, sample: int = 48, **options: Any) -> Plan:
+def plan(source: Source, model: Any = None, *, sample: int = 48, update: Path | None = None, **options: Any) -> Plan:
     """Counts the images and embeds the first `sample` of them, to tell how long the whole would take and how large it gets.
 
-    Counts are None where only reading everything would tell (a compressed or remote tar, a remote folder).
+    Counts are None where only reading everything would tell (a compressed or remote tar, a remote folder). With `update`,
+    a finished embeddings folder, those alone are counted that are new or have changed since.
     """
     portions = {
         key: options.pop(key) for key in ("batch_size", "workers", "policy", "decoder", "dtype") if key in options
     }
     job = Job(source, part_size=sample, **portions)
-    items = list(itertools.islice(job.items(), sample + 1))
+    whole = job.items()  # raises where there is none
+
+    def wanted(items: Iterator[Item]) -> Iterator[Item]:
+        reuse = Reuse(update) if update is not None else None
+        return (item for item in items if reuse is None or reuse.find(item) is None)
+
+    items = list(itertools.islice(wanted(whole), sample + 1))
     run = open_backend(model or registry.PACKAGE_ENCODER, **{"precision": "auto", "int8": job.samples, **options})
+    if not items:
+        return Plan(0, 0, 0.0, 0.0, run.precision, run.engine)
     with Bar(job.reader, shown=False) as bar:
         rest = iter(items)
         for item in rest:  # graphs are compiled and caches filled by the first that can be read
@@ -45,7 +57,7 @@ def plan(source: Source, model: Any = None, *, sample: int = 48, **options: Any)
         began = time.perf_counter()
         job.embed_part(iter(measured), run, bar)
     speed = len(measured) / max(time.perf_counter() - began, 1e-9)
-    count = job.reader.count()
+    count = job.reader.count() if update is None else sum(1 for _ in wanted(job.reader.items(Summary())))
     size = count and count * run.spec.dim * (2 if job.dtype == "float16" else 4)
     seconds = count / speed if count is not None else None
     return Plan(count, size, speed, seconds, run.precision, run.engine)

@@ -88,6 +88,8 @@ def test_files_that_cannot_be_read_are_listed_in_the_run_folder(run, photos, tmp
         lines = [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()]
         logs.append([line["loss"] for line in lines])
     assert logs[0] == logs[1]
+    code, out, _ = run(*go, "--resume")
+    assert (code, "is finished already" in out) == (3, True)
 
 
 def test_whole_pictures_train_an_encoder_that_takes_the_centre(run, photos):

@@ -210,6 +210,8 @@ def test_names_that_are_not_utf8(run, colours, tmp_path):
 def test_freezing_and_stages_contradict_each_other(run, colours):
     code, _, err = run("finetune", colours[0], "--freeze", "--stages", 2)
     assert code == 1 and "--stages 2" in err and "leave out one" in err
+    code, _, err = run("finetune", colours[0], "--freeze", "--layer-decay", 0.7)
+    assert code == 1 and "leave out one" in err
 
 
 def test_ctrl_c_leaves_a_run_to_go_on_with(run, colours, monkeypatch, tmp_path):
