@@ -17,6 +17,7 @@ from sslzoo.errors import InputError, Interrupted, SslzooError
 from sslzoo.images.decode import Policy
 from sslzoo.pipeline import run
 from sslzoo.pipeline.writer import Writer, merge
+from tests.conftest import need
 
 BLACK = Policy(background=(0, 0, 0))  # these pictures are half transparent, so that it makes other vectors
 
@@ -287,3 +288,12 @@ def test_a_resumed_run_keeps_the_back_end(source, out, model_folder, monkeypatch
     made = sslzoo.embed(source, model, out, resume=True, device="cpu", precision="bf16", backend="openvino")
     assert (asked[0]["backend"], asked[0]["precision"]) == ("torch", "fp32")
     assert (made.manifest["backend"], made.manifest["precision"]) == ("torch", "fp32")
+
+
+def test_another_model_is_told_before_its_back_end_is_tried(source, out, model_folder):
+    need("openvino")
+    options = {"device": "cpu", "precision": "fp32", "backend": "openvino", "part_size": 8}
+    with pytest.raises(Interrupted):
+        sslzoo.embed(source, f"local-dir:{model_folder}", out, stop=after(1), **options)
+    with pytest.raises(InputError, match="begun with another model"):
+        sslzoo.embed(source, "random-r34", out, resume=True, device="cpu")

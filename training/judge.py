@@ -44,6 +44,10 @@ def load_data(
     if test is None:
         return train_set, lambda method: {}
     test_set = data.load(test, settings.store_size, limit=2000, whole=whole)
+    for name, reason in test_set.failures[:5]:
+        say(f"left out of the judging images {name}: {reason}")
+    if test_set.failures:
+        say(f"{len(test_set.failures)} of the images that are judged by can't be read and are left out")
     if None in train_set.labels or not set(test_set.labels) <= set(train_set.labels):
         say(f"no kNN: the labels of {test} are not those of the training images")
         return train_set, lambda method: {}

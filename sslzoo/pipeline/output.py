@@ -105,10 +105,15 @@ def require_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> 
                     f"{folder} was begun with the same {noun} in another state ({was}: its weights, sizes or precision have"
                     " changed since); choose another -o, or make it again: sslzoo embed … --overwrite"
                 )
-            raise InputError(
-                f"{folder} was begun with another {noun} ({was}, now {present}); go on with that one, choose another -o, "
-                "or make it again: sslzoo embed … --overwrite"
-            )
+            raise begun_with_another(folder, noun, was, present)
+
+
+def begun_with_another(folder: Path, noun: str, was: object, now: object) -> InputError:
+    """What a run is told that would go on with another one's folder."""
+    return InputError(
+        f"{folder} was begun with another {noun} ({was}, now {now}); go on with that one, choose another -o, "
+        "or make it again: sslzoo embed … --overwrite"
+    )
 
 
 def settle(folder: Path) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from sslzoo import registry
-from sslzoo.backends import open_backend
+from sslzoo.backends import PIXELS, open_backend
 from sslzoo.backends.backend import Backend
 from sslzoo.embeddings import Embeddings, part_name
 from sslzoo.errors import InputError
 from sslzoo.images.decode import DEFAULT, Policy
 from sslzoo.images.discover import Item, Source
 from sslzoo.pipeline.job import PART_SIZE, Job
-from sslzoo.pipeline.output import Output, prepare_output
+from sslzoo.pipeline.output import Output, begun_with_another, prepare_output
 from sslzoo.pipeline.update import Reuse, changes
 from sslzoo.pipeline.writer import Collector
 
@@ -74,7 +74,7 @@ def embed(
         job.run(items, run, collector, progress=progress, stop=stop)
         return collector.finish(job.summary.left_out)
     output = prepare_output(Path(out), resume=resume, update=update, overwrite=overwrite)
-    job, choices = as_before(output, job, choices)
+    job, choices = as_before(output, model, job, choices)
     run = _open(model, job, output.kept or int8, choices)
     writer = output.writer(job.manifest(run), run.files)
     if output.finished:
@@ -111,7 +111,7 @@ def embed_shard(
     portions = ("batch_size", "workers", "deterministic", "part_size", "policy", "decoder", "dtype")
     job = Job(source, **{key: options.pop(key) for key in portions if key in options})
     items, output = job.items(), prepare_output(Path(out), shard=True)
-    job, choices = as_before(output, job, {"precision": "auto", "backend": "auto", **options})
+    job, choices = as_before(output, model, job, {"precision": "auto", "backend": "auto", **options})
     run = _open(model, job, output.kept, choices)
     manifest = job.manifest(run)
     writer = output.writer(manifest, run.files)
@@ -137,10 +137,17 @@ def embed_shard(
     return manifest | {"rows": rows, "failed": len(failures), "left_out": left_out, "parts": parts}
 
 
-def as_before(output: Output, job: Job, choices: dict[str, Any]) -> tuple[Job, dict[str, Any]]:
-    """The job and the choices of a back end, with what the run that is to be continued has settled."""
-    if output.earlier is None:
+def as_before(output: Output, model: Any, job: Job, choices: dict[str, Any]) -> tuple[Job, dict[str, Any]]:
+    """The job and the choices of a back end, with what the run that is to be continued has settled.
+
+    Raises InputError when it was of another model, for which those choices need not hold.
+    """
+    if output.earlier is None or output.kept is None:
         return job, choices
+    if isinstance(model, str | None) and model != PIXELS.name:
+        name = registry.resolve(model or registry.PACKAGE_ENCODER).name
+        if name != output.earlier["model"]:
+            raise begun_with_another(output.kept, "model", output.earlier["model"], name)
     kept = {"precision": output.earlier["precision"]}
     if output.earlier["backend"] in ("torch", "openvino"):
         kept["backend"] = output.earlier["backend"]

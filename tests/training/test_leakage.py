@@ -77,6 +77,16 @@ def test_a_flat_test_folder_is_not_scored_at_chance(tiny, tmp_path, capsys):
     assert "no kNN: the labels of" in capsys.readouterr().err
 
 
+def test_unreadable_test_images_are_told(tiny, tmp_path, capsys):
+    path = write(tmp_path / "a", ["cat", "dog"] * 12, pictures(8, 1), "folders")
+    bad = next((tmp_path / "a" / "val").rglob("*.png"))
+    bad.write_bytes(b"")
+    load_data(path, tiny())
+    err = capsys.readouterr().err
+    assert f"left out of the judging images {bad.parent.name}/{bad.name}: an empty file" in err
+    assert "1 of the images that are judged by can't be read" in err
+
+
 def test_few_images_are_taken_from_all_classes(tiny, tmp_path):
     path = write(tmp_path / "a", [0] * 12 + [1] * 12, pictures(8, 1), "folders")
     assert [str(label) for label in data.load(f"{path}/train", 20, limit=4).labels] == ["0", "0", "1", "1"]
