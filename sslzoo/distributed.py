@@ -74,7 +74,7 @@ def embed(
     next(job.items())  # raises InputError when there is none
     output = prepare_output(Path(out), resume=resume, overwrite=overwrite)
     choices = {"device": device, "precision": precision, "backend": backend, "compiled": compiled}
-    job, choices = as_before(output, job, choices)
+    job, choices = as_before(output, model, job, choices)
     model = model or registry.PACKAGE_ENCODER
     started = _connect(actors)
     try:
