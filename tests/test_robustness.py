@@ -295,7 +295,7 @@ def test_a_folder_in_which_the_decoder_was_told_otherwise_is_not_mixed(folder, t
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_is_the_same_for_a_hundred_times_as_many_images(tmp_path):
+def test_memory_is_the_same_for_ten_times_as_many_images(tmp_path):
     pictures = [tmp_path / f"{i}.png" for i in range(20)]
     for i, path in enumerate(pictures):
         draw("circles", i, (32, 32)).save(path)
@@ -319,5 +319,7 @@ def test_memory_is_the_same_for_a_hundred_times_as_many_images(tmp_path):
         done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
         return int(done.stdout.split()[-1])
 
-    few, many = peak(4000), peak(100_000)  # from the third part on, everything has been allocated once
-    assert many < 1.1 * few
+    # from some ten parts on, Arrow's pools grow no more but by chance (up to a tenth, with 100,000 as with 400,000 images);
+    # a path kept for each image would add a fifth
+    few, many = peak(20_000), peak(200_000)
+    assert many < 1.15 * few
