@@ -170,6 +170,17 @@ def ratio_list():
 """
 
 
+def finetuned_table():
+    """Fine-tuning from the encoder inside the package beside training from scratch."""
+    rows = ["| data | fine-tuned | from scratch | difference | protocol |", "|---|---|---|---|---|"]
+    for name in ("caltech101", "cifar10"):
+        _, text = measured(f"finetune-{name}")
+        ours, scratch = re.findall(r"^\S+: (\S+ ± \S+) after", text, re.M)
+        difference, protocol = re.search(r"^difference (\S+ ± \S+); (.*)$", text, re.M).groups()
+        rows.append(f"| {name} | **{ours}** | {scratch} | {difference} | {protocol} |")
+    return "\n".join(rows) + "\n"
+
+
 def cost_table():
     """What each method costs, as the demo shows it, and how that was measured."""
     from benchmarks.methods import table
@@ -198,6 +209,7 @@ SECTIONS = {
     },
     DOCS / "choosing.md": {"defaults": default_table, "zoo": zoo_table},
     DOCS / "methods.md": {"costs": cost_table},
+    DOCS / "recipes" / "finetune.md": {"finetuned": finetuned_table},
     DOCS / "reference" / "cli.md": {"commands": command_pages},
 }
 DRAWINGS = {DOCS / "drawings" / f"{name}.svg": name for name in ("simclr", "moco", "byol", "simsiam", "swav")}
