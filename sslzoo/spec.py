@@ -172,7 +172,7 @@ class Head(Record):
 class EncoderSpec(Record):
     """One known encoder: one id is one set of weights.
 
-    `sources` are model folders, tried in order ("package:NAME", "local-dir:PATH", "hf-hub:ORG/REPO@REVISION");
+    `sources` are model folders, tried in order ("package:NAME", "checkout:NAME", "local-dir:PATH", "hf-hub:ORG/REPO@REVISION");
     `checkpoints` are the authors' files of the same weights, tried after them. `sha256` and `size_bytes` are those of
     `model.safetensors`; `head` is the authors' linear classifier, where one was published.
     `license` covers the weights, the stricter one where two statements contradict each other (`license_note` has both);

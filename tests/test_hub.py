@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -220,8 +221,9 @@ def test_shards_are_made_read_and_joined(model_folder, tmp_path, monkeypatch, ca
 
 def test_an_encoder_that_is_not_published_yet_says_so():
     spec = EncoderSpec("x-r18.y", "x", "resnet18", 512, Preprocess(96, 96), sha256="1" * 64)
-    with pytest.raises(WeightsError, match=r"x-r18\.y is known but not published yet"):
-        hub.fetch(spec)
+    for sources in ((), ("checkout:x-r18.y",)):  # as an installed package sees what lies in a checkout alone
+        with pytest.raises(WeightsError, match=r"x-r18\.y is known but not published yet"):
+            hub.fetch(dataclasses.replace(spec, sources=sources))
 
 
 def test_entries_of_our_own_pin_their_weights():

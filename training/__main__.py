@@ -212,6 +212,16 @@ def export(
 
 
 @app.command()
+def register(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="hub_cards/NAME, as export has written it.")],
+) -> None:
+    """Write a folder of hub_cards into sslzoo/zoo, so that a checkout loads it by name."""
+    from training import publish as publishing
+
+    typer.echo(publishing.register(folder))
+
+
+@app.command()
 def publish(
     source: Annotated[
         Path | None,
@@ -314,7 +324,7 @@ def main() -> None:
     """The command line; errors that are meant for people print as one line."""
     keep_freed_memory()
     arguments = sys.argv[1:]
-    if arguments and arguments[0] not in ("run", "export", "publish", "--help"):
+    if arguments and arguments[0] not in ("run", "export", "register", "publish", "--help"):
         arguments = ["run", *arguments]  # `python -m training RECIPE` is the common case
     try:
         app(arguments, prog_name="python -m training")

@@ -19,6 +19,24 @@ def publish(folder: Path, repo: str, *, private: bool = False, dry_run: bool = F
 
     Raises InputError for a folder without a license, or when the zoo pins other weights under that name.
     """
+    _require_new_or_same(folder)
+    done = hub.push(folder, repo, private=private, dry_run=dry_run)
+    return done.lines if dry_run else [*done.lines, _enter(folder, done.source)]
+
+
+def register(folder: Path) -> str:
+    """Writes a folder of `hub_cards` into `zoo/NAME.json`, so that a checkout loads it by name before it is on the Hub.
+
+    Returns what was done; raises InputError as `publish` does, and for a folder that isn't called by its encoder's name there.
+    """
+    spec = hub.read_config(folder)
+    if folder.resolve() != CARDS.resolve() / spec.name:
+        raise InputError(f"{folder} is not {CARDS / spec.name}; write it there: python -m training export RUN -o …")
+    _require_new_or_same(folder)
+    return _enter(folder, f"checkout:{spec.name}")
+
+
+def _require_new_or_same(folder: Path) -> None:
     spec = hub.read_config(folder)
     known = registry.known().get(spec.name)
     if known is not None and known.sha256 not in ("", spec.sha256):
@@ -26,16 +44,19 @@ def publish(folder: Path, repo: str, *, private: bool = False, dry_run: bool = F
             f"{folder} is not the {spec.name} that sslzoo/zoo pins (sha256 {spec.sha256[:16]}… and {known.sha256[:16]}…); "
             "give it a name of its own"
         )
-    done = hub.push(folder, repo, private=private, dry_run=dry_run)
-    if dry_run:
-        return done.lines
-    local = [source for source in (known.sources if known else ()) if not source.startswith("hf-hub:")]
-    listed = dataclasses.replace(
-        spec, sources=(*local, done.source), default=known.default if known else _is_first(spec.name)
-    )
+
+
+def _enter(folder: Path, source: str) -> str:
+    """Writes the encoder into the zoo with a source, beside those of other kinds that it has there; says so."""
+    spec = hub.read_config(folder)
+    known = registry.known().get(spec.name)
+    others = [
+        other for other in (known.sources if known else ()) if other.partition(":")[0] != source.partition(":")[0]
+    ]
+    default = known.default if known else _is_first(spec.name)
     path = registry.ZOO / f"{spec.name}.json"
-    path.write_text(listed.to_json(), encoding="utf-8")
-    return [*done.lines, f"wrote {done.source} into {path}"]
+    path.write_text(dataclasses.replace(spec, sources=(*others, source), default=default).to_json(), encoding="utf-8")
+    return f"wrote {source} into {path}"
 
 
 def publish_all(namespace: str, *, private: bool = False, dry_run: bool = False) -> list[str]:

@@ -43,6 +43,7 @@ from sslzoo.user_cache import keep, user_cache
 
 __all__ = [
     "CARD",
+    "CHECKOUT",
     "CONFIG",
     "CONVERSION",
     "HEAD",
@@ -74,6 +75,7 @@ __all__ = [
 ]
 
 PACKAGE = Path(__file__).parent.parent / "weights"
+CHECKOUT = PACKAGE.parent.parent / "hub_cards"  # there in a checkout of the project alone
 
 
 def fetch(spec: EncoderSpec) -> Path:
@@ -94,7 +96,7 @@ def fetch(spec: EncoderSpec) -> Path:
             return found
     if spec.checkpoints:
         return cache.converted(spec)
-    if not spec.sources:
+    if all(source.startswith("checkout:") for source in spec.sources):
         raise WeightsError(f"{spec.name} is known but not published yet; for those that can be had see: sslzoo models")
     tried = "; ".join(causes) or ", ".join(spec.sources)
     raise WeightsError(f"no weights of {spec.name} could be had (tried: {tried}); see: sslzoo show {spec.name}")
@@ -155,4 +157,5 @@ def _folder(source: str) -> Path | None:
     kind, _, location = source.partition(":")
     if kind == "hf-hub":
         return repository.download(source)
-    return PACKAGE / location if kind == "package" else Path(location) if kind == "local-dir" else None
+    places = {"package": PACKAGE / location, "checkout": CHECKOUT / location, "local-dir": Path(location)}
+    return places.get(kind)

@@ -27,9 +27,10 @@ COMMAND = """
 import sys
 from pathlib import Path
 root = Path(sys.argv.pop(1))
-from sslzoo import registry
+from sslzoo import hub, registry
 from training import __main__, publish
 registry.ZOO, publish.CARDS, publish.SPACE = root / "zoo", root / "hub_cards", root / "app"
+hub.CHECKOUT = publish.CARDS
 __main__.main()
 """
 
@@ -221,3 +222,30 @@ def test_the_published_cards_are_what_the_program_writes_and_their_code_runs(tmp
         exec(compile(re.search(r"```python\n(.*?)```", card, re.S)[1], "card", "exec"), scope)
         assert scope["vectors"].shape == (2, spec.dim)
         assert scope["encoder"].spec.sha256 == spec.sha256
+
+
+def test_a_registered_folder_loads_by_name_from_the_checkout_and_is_published_later(run, checkout, server, tmp_path):
+    encoder = sslzoo.load(OURS, device="cpu")
+    folder = checkout / "hub_cards" / "byol-r18.mine"
+    encoder.save_pretrained(tmp_path / "mine")
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(config | {"name": folder.name}))
+    assert "is not" in run("register", "mine", ok=False)
+    shutil.move(tmp_path / "mine", folder)
+    assert "wrote checkout:byol-r18.mine" in run("register", folder)
+    load = COMMAND.replace("__main__.main()", "import sslzoo; print(sslzoo.load('byol-r18', device='cpu').spec.name)")
+    assert run(code=load).strip() == "byol-r18.mine"
+    run("publish", folder, "--repo", "me/it")
+    entry = json.loads((checkout / "zoo" / "byol-r18.mine.json").read_text())
+    assert [source.partition(":")[0] for source in entry["sources"]] == ["checkout", "hf-hub"]
+    shutil.rmtree(folder)
+    assert run(code=load).strip() == "byol-r18.mine"  # now from the Hub
+
+
+def test_every_folder_of_hub_cards_is_in_the_zoo():
+    for config in (ROOT / "hub_cards").glob("*/config.json"):
+        spec = hub.read_config(config.parent)
+        assert spec.name == config.parent.name
+        known = registry.known()[spec.name]
+        assert known.to_dict() == spec.to_dict() | {"sources": known.sources, "default": known.default}
+        assert sslzoo.load(spec.name, device="cpu").spec.sha256 == hub.sha256(config.parent / hub.WEIGHTS)
