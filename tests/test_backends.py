@@ -18,6 +18,7 @@ from sslzoo.registry import resolve
 from sslzoo.spec import EncoderSpec, Geometry, Preprocess, feature_dim
 
 from .backbones.test_resnet import randomised
+from .conftest import need
 
 
 @pytest.fixture(
@@ -248,3 +249,27 @@ def test_the_photos_in_the_package_are_few_and_small():
     files = list((sslzoo.hub.PACKAGE / "photos").glob("*.jpg"))
     assert 3 <= len(files) <= 8
     assert sum(f.stat().st_size for f in files) < 300_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the C library")
+def test_openvino_leaves_the_main_threads_signals_where_they_were(folder):
+    """Its plugin's stack for signal handlers is too small for Python's where AVX-512's registers are saved."""
+    need("openvino")
+    code = f"""
+    import ctypes
+    from sslzoo.backends import open_backend
+
+    class Stack(ctypes.Structure):
+        _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+    def alternate():
+        stack = Stack()
+        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+        return stack.flags, stack.size
+
+    before = alternate()
+    run = open_backend({"local-dir:" + str(folder)!r}, backend="openvino", device="cpu")
+    run.native_bf16()
+    assert alternate() == before, alternate()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)

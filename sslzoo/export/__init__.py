@@ -82,12 +82,12 @@ def _safetensors(encoder: Encoder, folder: Path) -> Run:
 
 
 def _openvino(encoder: Encoder, folder: Path) -> Run:
-    from sslzoo.backends.openvino_backend import build_graph, import_openvino
+    from sslzoo.backends.openvino_backend import build_graph, import_openvino, new_core
 
     ov = import_openvino()
     path = folder / "encoder.xml"
     ov.save_model(build_graph(_tensors(encoder), encoder.spec), path, compress_to_fp16=False)
-    compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = new_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda x: np.array(compiled(x)[0])
 
 

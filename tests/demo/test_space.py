@@ -62,8 +62,8 @@ def test_it_starts_as_deployed(start, tmp_path):
     running = start("app.py", program=(), cwd=space, env=env)
     check(running)
     running.process.terminate()
-    running.process.wait(20)
-    assert not list(running.folder.glob("sslzoo-demo-*"))
+    assert running.process.wait(20) == 0, running.log.read_text()
+    assert not list(running.folder.glob("sslzoo-demo-*")), running.log.read_text()
 
 
 @pytest.mark.slow

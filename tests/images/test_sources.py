@@ -436,7 +436,8 @@ def test_pipes_and_devices_are_never_opened(tmp_path):
     summary = Summary()
     assert [item.id for item in discover(tmp_path, summary)] == ["broken.png"]
     assert summary.left_out == {"not a regular file": 2}
-    named = [tmp_path / "pipe.png", tmp_path / "zero.png", tmp_path]
+    (tmp_path / "folder.png").mkdir()
+    named = [tmp_path / "pipe.png", tmp_path / "zero.png", tmp_path / "folder.png"]
     assert list(failures(discover(named)).values()) == ["not a regular file", "not a regular file", "a folder"]
 
 
