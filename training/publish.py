@@ -25,7 +25,7 @@ def publish(folder: Path, repo: str, *, private: bool = False, dry_run: bool = F
 
 
 def register(folder: Path) -> str:
-    """Writes a folder of `hub_cards` into `zoo/NAME.json`, so that a checkout loads it by name before it is on the Hub.
+    """Writes a folder of `hub_cards` into `zoo/NAME.json`, so that a checkout loads it by name, as its card then does.
 
     Returns what was done; raises InputError as `publish` does, and for a folder that isn't called by its encoder's name there.
     """
@@ -33,6 +33,8 @@ def register(folder: Path) -> str:
     if folder.resolve() != CARDS.resolve() / spec.name:
         raise InputError(f"{folder} is not {CARDS / spec.name}; write it there: python -m training export RUN -o …")
     _require_new_or_same(folder)
+    card = folder / hub.CARD
+    card.write_text(card.read_text(encoding="utf-8").replace(hub.HERE, f'sslzoo.load("{spec.name}")'), encoding="utf-8")
     return _enter(folder, f"checkout:{spec.name}")
 
 
