@@ -149,6 +149,11 @@ def speed_table():
     return "\n".join(rows) + "\n"
 
 
+def processor_of(text):
+    """The processor that a section of benchmarks/RESULTS.md was measured on, without its instruction sets."""
+    return re.search(r"^- ([^`\n]*?) \(avx", text, re.M)[1].replace("(R)", "")
+
+
 def ratio_list():
     """What searching and training do beside others, be it more or less."""
     _, text = measured("search")
@@ -161,12 +166,12 @@ def ratio_list():
     bulk = [speed[f"sslzoo {kind}"][0] / speed[f"raw FAISS {kind}"][0] for kind in kinds]
     alone = [speed[f"raw FAISS {kind}"][1] / speed[f"sslzoo {kind}"][1] for kind in kinds]
     exact, flat = (f"{speed[name][0]:,.0f}" for name in ("sslzoo exact", "raw FAISS flat"))
-    table, _ = measured("train")
+    table, trained = measured("train")
     ratios = [float(row[table[0].index("ratio to its best")]) for row in table[2:]]
-    return f"""- Search in {int(rows):,} vectors of {dim} numbers: exact {exact} queries a second, FAISS's flat index {flat}.
+    return f"""- Search in {int(rows):,} vectors of {dim} numbers ({processor_of(text)}): exact {exact} queries a second, FAISS's flat index {flat}.
   **Raw FAISS is quicker with an approximate index** of the same structure: ours has {min(bulk):.2f} to {max(bulk):.2f} of its
   queries a second in bulk, and {min(alone):.2f} to {max(alone):.2f} of its speed for a single one.
-- Training: {min(ratios):.2f} to {max(ratios):.2f} times as many images a second as lightly's loop, by method.
+- Training ({processor_of(trained)}): {min(ratios):.2f} to {max(ratios):.2f} times as many images a second as lightly's loop, by method.
 """
 
 
