@@ -168,10 +168,12 @@ def ratio_list():
     exact, flat = (f"{speed[name][0]:,.0f}" for name in ("sslzoo exact", "raw FAISS flat"))
     table, trained = measured("train")
     ratios = [float(row[table[0].index("ratio to its best")]) for row in table[2:]]
-    return f"""- Search in {int(rows):,} vectors of {dim} numbers ({processor_of(text)}): exact {exact} queries a second, FAISS's flat index {flat}.
+    found = f"exact {exact} queries a second, FAISS's flat index {flat}"
+    beside = f"{min(ratios):.2f} to {max(ratios):.2f} times as many images a second as lightly's loop"
+    return f"""- Search in {int(rows):,} vectors of {dim} numbers ({processor_of(text)}): {found}.
   **Raw FAISS is quicker with an approximate index** of the same structure: ours has {min(bulk):.2f} to {max(bulk):.2f} of its
   queries a second in bulk, and {min(alone):.2f} to {max(alone):.2f} of its speed for a single one.
-- Training ({processor_of(trained)}): {min(ratios):.2f} to {max(ratios):.2f} times as many images a second as lightly's loop, by method.
+- Training ({processor_of(trained)}): {beside}, by method.
 """
 
 
