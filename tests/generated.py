@@ -157,15 +157,11 @@ def processor_of(text):
 def ratio_list():
     """What searching and training do beside others, be it more or less."""
     _, text = measured("search")
-    speed = {
-        name: (float(q), float(one))
-        for name, q, one in re.findall(r"^(.*?) +build .*? (\d+) q/s  one +([\d.]+) ms", text, re.M)
-    }
+    speed = {name: int(q) for name, q in re.findall(r"^(.*?) +build .*? (\d+) q/s", text, re.M)}
     rows, dim = re.search(r"(\d+) x (\d+) generated", text).groups()
-    kinds = [name.removeprefix("raw FAISS ") for name in speed if name.startswith("raw FAISS ") and "flat" not in name]
-    bulk = [speed[f"sslzoo {kind}"][0] / speed[f"raw FAISS {kind}"][0] for kind in kinds]
-    alone = [speed[f"raw FAISS {kind}"][1] / speed[f"sslzoo {kind}"][1] for kind in kinds]
-    exact, flat = (f"{speed[name][0]:,.0f}" for name in ("sslzoo exact", "raw FAISS flat"))
+    printed = re.findall(r"^raw FAISS (?!flat).* ours: ([\d.]+)x in bulk, ([\d.]+)x for one", text, re.M)
+    bulk, alone = ([float(ratio) for ratio in column] for column in zip(*printed, strict=True))
+    exact, flat = (f"{speed[name]:,}" for name in ("sslzoo exact", "raw FAISS flat"))
     table, trained = measured("train")
     ratios = [float(row[table[0].index("ratio to its best")]) for row in table[2:]]
     found = f"exact {exact} queries a second, FAISS's flat index {flat}"

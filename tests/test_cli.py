@@ -256,8 +256,10 @@ def test_the_default_output_is_never_an_option(run, photos, tmp_path, monkeypatc
 def test_several_inputs_as_a_shell_writes_a_pattern_out(run, photos, tmp_path):
     for folder in ("a", "b"):
         shutil.copytree(photos / "bars", tmp_path / folder)
-    code, out, _ = run("embed", "a/0.jpg", "b/1.jpg", "-m", "pixels-32", "-q")
+    code, out, _ = run("embed", "b/1.jpg", "a/0.jpg", "-m", "pixels-32", "-q")
     assert (code, out.split(":")[0]) == (0, "images.emb")
+    _, out, _ = run("embed", "a/0.jpg", "b/1.jpg", "-m", "pixels-32", "-q", "--update")
+    assert "2 kept, 0 made anew" in out
     assert list(sslzoo.open_embeddings(tmp_path / "images.emb").ids) == ["a/0.jpg", "b/1.jpg"]
     code, _, err = run("search", "images.emb", "a/0.jpg", "--html", "s.html")
     assert (code, err) == (0, "contact sheet: s.html\n")
@@ -412,7 +414,14 @@ def test_health(run, photos):
     assert lines[0] == ["figure", "simclr-r18.tin_cpu_1h", "random-r18", "pixels-32", "reads"]
     assert [line[0] for line in lines[1:3]] == ["rows", "dim"]
     figures = {line[0]: [float(v) for v in line[1:4]] for line in lines[1:]}
-    assert [" ".join(line[4:]) for line in lines if line[0] == "std"] == ["1: spread over the sphere, 0: collapsed"]
+    docs = (Path(__file__).parent.parent / "docs" / "protocols.md").read_text()
+    for (
+        figure,
+        *_,
+    ) in lines[3:]:
+        (line,) = (line for line in out.splitlines() if line.startswith(f"{figure} "))
+        (row,) = (row for row in docs.splitlines() if row.startswith(f"| `{figure}` |"))
+        assert line.endswith(row.strip("| ").rpartition(" | ")[2])
     assert figures["dim"] == [512, 512, 3072]
     assert "health@k=10,cosine=0.999 (n=12); set " in err and "/12 (hash/images)" in err
     assert "random-r18: pooled layer4, " in err

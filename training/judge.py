@@ -37,17 +37,17 @@ def load_data(
         if distributed.rank() == 0:
             typer.echo(message, err=True)
 
-    if train_set.failures:
-        for name, reason in train_set.failures[:5]:
-            say(f"left out {name}: {reason}")
-        say(f"{len(train_set.failures)} images can't be read and are left out; {IMAGES} lists them")
+    def say_failures(images: data.Images, of: str, where: str) -> None:
+        for name, reason in images.failures[:5]:
+            say(f"left out{of} {name}: {reason}")
+        if images.failures:
+            say(f"{len(images.failures)} images{of and ' to be judged by'} can't be read and are left out{where}")
+
+    say_failures(train_set, "", f"; {IMAGES} lists them")
     if test is None:
         return train_set, lambda method: {}
     test_set = data.load(test, settings.store_size, limit=2000, whole=whole)
-    for name, reason in test_set.failures[:5]:
-        say(f"left out of the judging images {name}: {reason}")
-    if test_set.failures:
-        say(f"{len(test_set.failures)} of the images that are judged by can't be read and are left out")
+    say_failures(test_set, " of the judging images", "")
     if None in train_set.labels or not set(test_set.labels) <= set(train_set.labels):
         say(f"no kNN: the labels of {test} are not those of the training images")
         return train_set, lambda method: {}

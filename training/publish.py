@@ -9,9 +9,10 @@ from pathlib import Path
 
 from sslzoo import hub, registry
 from sslzoo.errors import InputError
+from sslzoo.spec import EncoderSpec
 
 ROOT = Path(__file__).parent.parent
-CARDS, SPACE, PHOTOS = ROOT / "hub_cards", ROOT / "app", ROOT / "examples" / "photos"
+CARDS, SPACE, PHOTOS = hub.CARDS, ROOT / "app", ROOT / "examples" / "photos"
 
 
 def publish(folder: Path, repo: str, *, private: bool = False, dry_run: bool = False) -> list[str]:
@@ -19,9 +20,10 @@ def publish(folder: Path, repo: str, *, private: bool = False, dry_run: bool = F
 
     Raises InputError for a folder without a license, or when the zoo pins other weights under that name.
     """
-    _require_new_or_same(folder)
+    spec = hub.read_config(folder)
+    _require_new_or_same(folder, spec)
     done = hub.push(folder, repo, private=private, dry_run=dry_run)
-    return done.lines if dry_run else [*done.lines, _enter(folder, done.source)]
+    return done.lines if dry_run else [*done.lines, _enter(spec, done.source)]
 
 
 def register(folder: Path) -> str:
@@ -32,14 +34,13 @@ def register(folder: Path) -> str:
     spec = hub.read_config(folder)
     if folder.resolve() != CARDS.resolve() / spec.name:
         raise InputError(f"{folder} is not {CARDS / spec.name}; write it there: python -m training export RUN -o …")
-    _require_new_or_same(folder)
+    _require_new_or_same(folder, spec)
     card = folder / hub.CARD
     card.write_text(card.read_text(encoding="utf-8").replace(hub.HERE, f'sslzoo.load("{spec.name}")'), encoding="utf-8")
-    return _enter(folder, f"checkout:{spec.name}")
+    return _enter(spec, f"checkout:{spec.name}")
 
 
-def _require_new_or_same(folder: Path) -> None:
-    spec = hub.read_config(folder)
+def _require_new_or_same(folder: Path, spec: EncoderSpec) -> None:
     known = registry.known().get(spec.name)
     if known is not None and known.sha256 not in ("", spec.sha256):
         raise InputError(
@@ -48,9 +49,8 @@ def _require_new_or_same(folder: Path) -> None:
         )
 
 
-def _enter(folder: Path, source: str) -> str:
+def _enter(spec: EncoderSpec, source: str) -> str:
     """Writes the encoder into the zoo with a source, beside those of other kinds that it has there; says so."""
-    spec = hub.read_config(folder)
     known = registry.known().get(spec.name)
     others = [
         other for other in (known.sources if known else ()) if other.partition(":")[0] != source.partition(":")[0]

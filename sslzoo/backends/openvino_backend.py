@@ -50,7 +50,7 @@ def new_core() -> Any:
     """OpenVINO with its CPU plugin loaded, in a thread of its own.
 
     The plugin gives the thread that loads it a small stack for signal handlers. In the main thread Python's would run on it,
-    and with AVX-512's registers to save they overflow it: Ctrl-C could end in a crash (seen with 2026.4 on Zen 4).
+    and with AVX-512's registers to save they can overflow it: SIGTERM then ends in a crash (seen with 2026.4 on an AMD EPYC).
     """
     openvino = import_openvino()
 

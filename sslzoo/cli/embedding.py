@@ -191,12 +191,15 @@ def merge(
 
 
 def _one(sources: list[str]) -> str | list[str]:
-    """What was named, alone or as a list; raises InputError for what can't stand in a list."""
+    """What was named, alone or as a list in the order of a walk, by which --update finds rows again; a shell has its own.
+
+    Raises InputError for what can't stand in a list.
+    """
     if len(sources) == 1:
         return sources[0]
     if "-" in sources:
         raise InputError("'-' reads a list of paths from stdin and goes alone; put the other inputs into that list")
-    return sources
+    return sorted(set(sources), key=lambda source: source.split("/"))
 
 
 def _kept(place: Path, *, at_once: bool, again: str) -> str:

@@ -45,10 +45,8 @@ class Server:
         require_gradio()
         require_photos(folder)
         _require_host(host)
-        self._terminated = False
-        if threading.current_thread() is threading.main_thread():  # no other may set what a signal does
-            signal.signal(signal.SIGTERM, self._terminate)  # before there is anything to be deleted
         self.uploads = Uploads()
+        self._terminated = False
         try:
             self._start(folder, host, port, device, share, auth, downloads)
         except BaseException:
@@ -122,19 +120,15 @@ class Server:
 
     def close(self) -> None:
         """Stops the server and deletes all uploads."""
-        try:
-            self.page.close(verbose=False)
-        finally:
-            self._remove()
+        self.page.close(verbose=False)
+        self._remove()
 
     def _remove(self) -> None:
-        for _ in range(20):  # a request that is still being answered may write into it meanwhile
-            shutil.rmtree(self.uploads.folder, ignore_errors=True)
-            if not self.uploads.folder.exists():
-                return
-            time.sleep(0.1)
+        shutil.rmtree(self.uploads.folder, ignore_errors=True)
 
     def __enter__(self) -> Server:
+        if threading.current_thread() is threading.main_thread():  # no other may set what a signal does
+            signal.signal(signal.SIGTERM, self._terminate)
         return self
 
     def _terminate(self, *_: object) -> None:

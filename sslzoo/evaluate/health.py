@@ -24,8 +24,8 @@ DUPLICATE = 0.999
 READS = {
     "std": "1: spread over the sphere, 0: collapsed",
     "rankme": "how many directions are used",
-    "effective_rank": "the same without the common direction",
-    "alignment": "small: images of one label lie together",
+    "effective_rank": "the common direction left out",
+    "alignment": "small: classes are tight",
     "uniformity": "very negative: spread evenly",
     "hubness": "large: a few are everybody's neighbour",
     "antihubs": "large: many are never found",

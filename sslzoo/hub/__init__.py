@@ -43,7 +43,7 @@ from sslzoo.user_cache import keep, user_cache
 
 __all__ = [
     "CARD",
-    "CHECKOUT",
+    "CARDS",
     "CONFIG",
     "CONVERSION",
     "HEAD",
@@ -75,7 +75,7 @@ __all__ = [
 ]
 
 PACKAGE = Path(__file__).parent.parent / "weights"
-CHECKOUT = PACKAGE.parent.parent / "hub_cards"  # there in a checkout of the project alone
+CARDS = PACKAGE.parent.parent / "hub_cards"  # there in a checkout of the project alone
 
 
 def fetch(spec: EncoderSpec) -> Path:
@@ -157,5 +157,5 @@ def _folder(source: str) -> Path | None:
     kind, _, location = source.partition(":")
     if kind == "hf-hub":
         return repository.download(source)
-    places = {"package": PACKAGE / location, "checkout": CHECKOUT / location, "local-dir": Path(location)}
+    places = {"package": PACKAGE / location, "checkout": CARDS / location, "local-dir": Path(location)}
     return places.get(kind)

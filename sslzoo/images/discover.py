@@ -190,12 +190,12 @@ def _of_list(values: list[Any]) -> Reader:
     """A list is of images, or of archives and tables, whose members then carry the file's name before theirs."""
     if not values:
         raise InputError("the list of inputs is empty")
-    if any(isinstance(v, str | Path) and not is_image_name(str(v)) and Path(v).is_dir() for v in values):
-        if not all(isinstance(value, str | Path) for value in values):
-            raise InputError("a list with a folder in it is of paths alone; embed what is in memory by itself")
+    if not all(isinstance(value, str | Path) for value in values):
+        return MemoryReader(values)
+    if any(not is_image_name(str(value)) and Path(value).is_dir() for value in values):
         return _of_matches([str(value) for value in values], deep=False)
     containers = (*TAR, *ZSTD, ".zip", ".parquet")
-    if all(isinstance(value, str | Path) and str(value).lower().endswith(containers) for value in values):
+    if all(str(value).lower().endswith(containers) for value in values):
         locations = [value if isinstance(value, Path) or is_url(value) else Path(value) for value in values]
         names = _short_names([str(place) for place in locations])
         return _Chain([_of_file(place, within=name) for place, name in zip(locations, names, strict=True)])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
 from sslzoo import registry
 from sslzoo.backends import open_backend
-from sslzoo.images.discover import Item, Source, Summary
+from sslzoo.images.discover import Source
 from sslzoo.pipeline.job import Bar, Job
 from sslzoo.pipeline.update import Reuse
 
@@ -38,13 +38,10 @@ def plan(source: Source, model: Any = None, *, sample: int = 48, update: Path | 
         key: options.pop(key) for key in ("batch_size", "workers", "policy", "decoder", "dtype") if key in options
     }
     job = Job(source, part_size=sample, **portions)
-    whole = job.items()  # raises where there is none
-
-    def wanted(items: Iterator[Item]) -> Iterator[Item]:
-        reuse = Reuse(update) if update is not None else None
-        return (item for item in items if reuse is None or reuse.find(item) is None)
-
-    items = list(itertools.islice(wanted(whole), sample + 1))
+    wanted = job.items()
+    if update is not None:
+        wanted = filterfalse(Reuse(update).find, wanted)
+    items = list(itertools.islice(wanted, sample + 1))
     run = open_backend(model or registry.PACKAGE_ENCODER, **{"precision": "auto", "int8": job.samples, **options})
     if not items:
         return Plan(0, 0, 0.0, 0.0, run.precision, run.engine)
@@ -57,7 +54,7 @@ def plan(source: Source, model: Any = None, *, sample: int = 48, update: Path | 
         began = time.perf_counter()
         job.embed_part(iter(measured), run, bar)
     speed = len(measured) / max(time.perf_counter() - began, 1e-9)
-    count = job.reader.count() if update is None else sum(1 for _ in wanted(job.reader.items(Summary())))
+    count = job.reader.count() if update is None else len(items) + sum(1 for _ in wanted)
     size = count and count * run.spec.dim * (2 if job.dtype == "float16" else 4)
     seconds = count / speed if count is not None else None
     return Plan(count, size, speed, seconds, run.precision, run.engine)

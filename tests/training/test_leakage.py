@@ -84,7 +84,7 @@ def test_unreadable_test_images_are_told(tiny, tmp_path, capsys):
     load_data(path, tiny())
     err = capsys.readouterr().err
     assert f"left out of the judging images {bad.parent.name}/{bad.name}: an empty file" in err
-    assert "1 of the images that are judged by can't be read" in err
+    assert "1 images to be judged by can't be read" in err
 
 
 def test_few_images_are_taken_from_all_classes(tiny, tmp_path):

@@ -30,7 +30,7 @@ root = Path(sys.argv.pop(1))
 from sslzoo import hub, registry
 from training import __main__, publish
 registry.ZOO, publish.CARDS, publish.SPACE = root / "zoo", root / "hub_cards", root / "app"
-hub.CHECKOUT = publish.CARDS
+hub.CARDS = publish.CARDS
 __main__.main()
 """
 
