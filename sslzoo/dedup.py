@@ -11,6 +11,7 @@ from sslzoo.errors import InputError
 from sslzoo.index import ExactIndex
 from sslzoo.index.collection import Collection
 from sslzoo.index.exact import pairs_above
+from sslzoo.thumbnails import image_file
 
 NEIGHBOURS = 64  # of each image; where all of them are duplicates there may be more, which only all pairs tell
 BATCH = 1024  # queries at a time
@@ -37,7 +38,8 @@ def duplicates(index: ExactIndex, threshold: float = 0.97) -> list[Group]:
 
     Likeness is handed on, so that a group may hold images that are less alike than that (see `Group.copies`). Every pair that
     reaches the threshold connects; an approximate index may miss some. The one with the most pixels is kept, the earlier of
-    two equal ones. Raises InputError for a threshold outside (-1, 1].
+    two equal ones. A file that is there under several names (a link, a path listed twice) counts once: it is no copy.
+    Raises InputError for a threshold outside (-1, 1].
     """
     if not -1 < threshold <= 1:
         raise InputError(f"threshold is {threshold}; a cosine lies between -1 and 1, near-duplicates are above 0.9")
@@ -57,7 +59,7 @@ def duplicates(index: ExactIndex, threshold: float = 0.97) -> list[Group]:
     groups: dict[int, list[int]] = {}
     for row in alive.tolist():
         groups.setdefault(_root(parent, row), []).append(row)
-    several = [rows for rows in groups.values() if len(rows) > 1]
+    several = [files for rows in groups.values() if len(rows) > 1 and len(files := _files(collection, rows)) > 1]
     return [_group(index, rows) for rows in sorted(several, key=lambda rows: (-len(rows), rows[0]))]
 
 
@@ -87,6 +89,17 @@ def _root(parent: NDArray[np.int64], row: int) -> int:
         parent[row] = parent[parent[row]]
         row = int(parent[row])
     return row
+
+
+def _files(collection: Collection, rows: list[int]) -> list[int]:
+    """One row for each file, under its own name rather than a link's; an image that is no file here counts by its id."""
+    found: dict[str, int] = {}
+    for row, id_ in zip(rows, collection.ids_at(rows), strict=True):
+        path = image_file(id_, collection.manifest, listed=True)
+        file = path.as_posix() if path else id_
+        if file not in found or (path is not None and f"/{file}".endswith(f"/{id_}")):
+            found[file] = row
+    return sorted(found.values())
 
 
 def _group(index: ExactIndex, rows: list[int]) -> Group:

@@ -55,9 +55,9 @@ def search_images(
 
     A query is an id of the collection, an image file, an http(s) URL, "-" (an image on standard input) or a .npy file of
     vectors `[dim]` or `[q, dim]` of the collection's space. One that belongs to the collection uses its stored vector and
-    finds itself first; `exclude_self` drops it. `threshold` drops lower cosines, and with k None all that reach it are
-    found; `prefix` and `where` (column: value) say which images may be found. Raises InputError for a query that is none
-    of these, and SpaceMismatch when the encoder is not the one that made the collection.
+    finds itself, first or beside its copies; `exclude_self` drops it. `threshold` drops lower cosines, and with k None all
+    that reach it are found; `prefix` and `where` (column: value) say which images may be found. Raises InputError for a
+    query that is none of these, and SpaceMismatch when the encoder is not the one that made the collection.
     """
     index = collection if isinstance(collection, ExactIndex) else ExactIndex(collection)
     read, failures = read_queries(index.collection, queries, device=device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ def image_file(id_: str, manifest: Mapping[str, Any], *, listed: bool = False) -
     says, and neither does a link inside it. A list's ids are paths, from the working directory on, that lead anywhere: they
     are followed only where `listed`.
     """
-    source = manifest.get("source", "")
+    source, id_ = (_as_named(text) for text in (manifest.get("source", ""), id_))
     root = Path(source)
     try:
         if source in LISTED or (root.is_absolute() and root.name.lower().endswith(LISTS) and not root.is_dir()):
-            path = Path(id_).absolute()
+            path = Path(id_).resolve()
             return path if listed and path.is_file() else None
         if not root.is_absolute():  # a URL, or an object in memory
             return None
@@ -40,6 +41,11 @@ def image_file(id_: str, manifest: Mapping[str, Any], *, listed: bool = False) -
         return next((path for path in paths if path.is_file() and path.is_relative_to(inside)), None)
     except (OSError, ValueError):  # a name that no file can have
         return None
+
+
+def _as_named(text: str) -> str:
+    """A path as Python has it, of one as an embeddings folder stores it: bytes that are no UTF-8 stand there as \\udcff."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), text)
 
 
 def _begin(pattern: Path) -> Path:

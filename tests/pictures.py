@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
@@ -13,9 +14,10 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def take():
     """Search and map (UMAP, extra `umap`), in a window of 1200 x 820."""
-    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright, ExitStack() as stack:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         demo = Demo(PHOTOS, Path(temporary))
+        stack.callback(demo.close)
         page = browser.new_page(viewport={"width": 1200, "height": 820})
         page.goto(demo.url)
         page.click("#results .card:has(img[alt='windmill-1.jpg'])")
@@ -26,9 +28,9 @@ def take():
         shoot(page, "demo-search.jpg")
         page.get_by_role("tab", name="Map").click()
         page.get_by_label("UMAP").check()
+        page.get_by_role("heading", name="UMAP of").wait_for(timeout=120_000)
         page.wait_for_selector("#chart canvas")
         shoot(page, "demo-map.jpg")
-        demo.close()
         browser.close()
 
 

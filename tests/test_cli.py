@@ -117,6 +117,8 @@ def test_some_failures_end_in_3(run, photos, tmp_path):
         (["embed", "PHOTOS", "--shard", "4/4"], 2, "0/8, 1/8"),
         (["embed", "PHOTOS", "--shard", "0/4", "--overwrite"], 1, "leave out --update and --overwrite"),
         (["embed", "PHOTOS", "--shard", "0/4", "--format", "npy", "-o", "e"], 1, "sslzoo merge e --format npy"),
+        (["embed", "PHOTOS", "--shard", "0/4", "--dry-run"], 1, "counts the images of all shards"),
+        (["embed", "PHOTOS", "--update", "--overwrite"], 1, "leave one of them out"),
         (["embed", "PHOTOS", "-j", "-1"], 2, "--workers"),
         (["embed"], 2, "Missing argument"),
         (["embed", "PHOTOS", "--nonsense"], 2, "No such option"),
@@ -211,7 +213,7 @@ def test_shards_report_as_the_whole_does(run, photos, tmp_path, monkeypatch):
     code, out, _ = run(*options)
     assert (code, out) == (3, "e: shard 0/1 of 1 parts is done; after the last one: sslzoo merge e\n")
     code, _, err = run("merge", "e", "--format", "npy")
-    assert code == 3 and f"{Path('e', 'npy')}: the same as npy" in err
+    assert code == 3 and f"{Path('e', 'npy')}: the same vectors as npy" in err
     np.testing.assert_array_equal(
         np.load(tmp_path / "e" / "npy" / "img_emb" / "img_emb_00000.npy"), sslzoo.embed("in", "pixels-32").vectors
     )

@@ -188,8 +188,23 @@ def test_a_file_whose_name_is_not_utf8_is_known_as_itself(run, photos, tmp_path)
         (tmp_path / "in" / name).write_bytes((photos / "bars" / f"{number}.jpg").read_bytes())
     sslzoo.embed(tmp_path / "in", "pixels-32", tmp_path / "e")
     for query in (tmp_path / "in" / names[0], "caf\\udce9.jpg"):
-        code, out, _ = run("search", tmp_path / "e", query, "--exclude-self")
+        code, out, err = run("search", tmp_path / "e", query, "--exclude-self", "--html", tmp_path / "out.html")
         assert code == 0 and [line.split()[1] for line in out.splitlines()] == ["b.jpg"]
+        assert "can't be shown" not in err and (tmp_path / "out.html").read_text().count("<img ") == 2
+
+
+def test_an_id_that_also_names_a_file_from_here_is_said_to_be_taken_for_the_id(
+    run, folder, photos, tmp_path, monkeypatch
+):
+    (tmp_path / "bars").mkdir()
+    (tmp_path / "bars" / "4.jpg").write_bytes((photos / "bars" / "5.jpg").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    _, out, err = run("search", folder, "bars/4.jpg", "-k", "1")
+    assert out.split()[1] == "bars/4.jpg" and "for the file of that name here: ./bars/4.jpg" in err
+    _, out, err = run("search", folder, "./bars/4.jpg", "-k", "1")
+    assert out.split()[1] == "bars/5.jpg" and err == ""
+    monkeypatch.chdir(photos)
+    assert run("search", folder, "bars/4.jpg", "-k", "1")[2] == ""
 
 
 class Tags(HTMLParser):

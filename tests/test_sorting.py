@@ -1,6 +1,7 @@
 """Near-duplicates and clusters: groups known beforehand are found, and nothing is deleted."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -26,6 +27,21 @@ def test_groups_are_those_planted():
     assert groups[1].ids == ["7", "202"]  # no size is known: the earlier is kept
     with pytest.raises(InputError, match="cosine"):
         duplicates(index, 2)
+
+
+def test_a_file_under_several_names_is_no_copy_of_itself(tmp_path):
+    """Whoever deletes what could go must not lose the only one."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.effect_noise((32, 32), 80).save(photos / "real.png")
+    (photos / "a-link.png").symlink_to("real.png")
+    alone = sslzoo.embed(photos, "pixels-32", tmp_path / "alone")
+    assert len(alone) == 2 and duplicates(sslzoo.build_index(alone)) == []
+    shutil.copy(photos / "real.png", photos / "copy.png")
+    (group,) = duplicates(sslzoo.build_index(sslzoo.embed(photos, "pixels-32", tmp_path / "copied")))
+    assert group.ids == ["copy.png", "real.png"]
+    twice = sslzoo.embed([str(photos / "real.png")] * 2, "pixels-32", tmp_path / "twice")
+    assert len(twice) == 2 and duplicates(sslzoo.build_index(twice)) == []
 
 
 def test_a_group_larger_than_the_search_holds_together():

@@ -113,6 +113,10 @@ def embed(
         raise InputError("--engine ray makes a whole folder; leave out --update and --shard, or use --engine local")
     if shard is not None and (update or overwrite):
         raise InputError("--shard writes beside other shards; leave out --update and --overwrite, or choose another -o")
+    if update and overwrite:
+        raise InputError("--update keeps what has not changed, --overwrite nothing; leave one of them out")
+    if shard is not None and dry_run:
+        raise InputError("--dry-run counts the images of all shards; leave out --shard")
     share = _shard(shard) if shard is not None else None
     source = _one(sources)
     out = output or Path((stem(source) if isinstance(source, str) else "images") + ".emb")
@@ -219,7 +223,7 @@ def _write_format(folder: Path, format: str) -> None:
     from sslzoo.pipeline import formats
 
     if format != "parquet":
-        typer.echo(f"{formats.convert(folder, format)}: the same as {format}", err=True)
+        typer.echo(f"{formats.convert(folder, format)}: the same vectors as {format}", err=True)
 
 
 def _say_ignored(ctx: typer.Context, settled: dict[str, Any], out: Path) -> None:

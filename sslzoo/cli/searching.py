@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sslzoo.cli.options import Device, Json, Quiet, one_line, one_of
 from sslzoo.errors import InputError
+
+if TYPE_CHECKING:
+    from sslzoo.index.collection import Collection
 
 Folder = Annotated[Path, typer.Argument(metavar="EMB", help="An embeddings folder.")]
 
@@ -36,7 +40,7 @@ def write_sheet(path: Path, title: str, rows: list[Any], manifest: dict[str, Any
     from sslzoo.contact_sheet import contact_sheet, missing
 
     page = contact_sheet(title, rows, manifest)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")  # a query's name may be no UTF-8
     typer.echo(f"contact sheet: {path}", err=True)
     if said := missing(page, manifest):
         typer.echo(said, err=True)
@@ -127,6 +131,10 @@ def search(
     read, failures = read_queries(found_in.collection, queries, device=device)
     for _, error in failures:
         typer.echo(f"error: {error}", err=True)
+    for query in read:
+        if query.row is not None and _another_file(query.name, query.row, found_in.collection):
+            name = one_line(query.name)
+            typer.echo(f"{name} is taken for the image of that id; for the file of that name here: ./{name}", err=True)
     if not read:
         raise typer.Exit(1)
     found = search_by(
@@ -188,6 +196,16 @@ def export_vectors(
 
     rows = run(embeddings, to, at, table=table)
     typer.echo(json.dumps({"rows": rows, "table": table}) if as_json else f"{at}: {rows} vectors in {table}")
+
+
+def _another_file(name: str, row: int, collection: Collection) -> bool:
+    """Whether a query that is an id also names a file from here, and not the one that the id stands for."""
+    from sslzoo.thumbnails import image_file
+
+    if not os.path.isfile(name) or collection.ids_at([row])[0] != name:
+        return False
+    own = image_file(name, collection.manifest, listed=True)
+    return own is None or not own.samefile(name)
 
 
 def _condition(text: str) -> tuple[str, str]:

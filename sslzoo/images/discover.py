@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
+import io
 import itertools
 import os
 import re
@@ -13,6 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from sslzoo.embeddings import is_embeddings, part_files
 from sslzoo.errors import InputError
 from sslzoo.images.sources.archive import TAR, ZSTD, TarReader, ZipReader
 from sslzoo.images.sources.folder import FileReader, FolderReader, FoldersReader, RemoteFolderReader, folders
@@ -145,6 +150,8 @@ def _of_matches(found: list[str], *, deep: bool) -> Reader:
 def _of_folder(path: Path) -> Reader:
     """The tables at the folder's top where they hold the images, or where there is no image file; else its files."""
     tables, files = sorted(path.glob("*.parquet")), FolderReader(path)
+    if is_embeddings(path) and part_files(path) and not holds_images(tables[0]):
+        raise InputError(f"{path} is an embeddings folder, not one of images; search it: sslzoo search {path} QUERY")
     if any(holds_images(table) for table in tables[:1]) or (tables and next(files.items(Summary()), None) is None):
         return _Tables(tables, files)
     return files
@@ -169,6 +176,8 @@ def _of_file(location: str | Path, *, within: str = "") -> Reader:
 def _lines(text: bytes | str) -> list[str]:
     """The lines of a list of paths, whatever ends them (`find -print0`: NUL); names that aren't UTF-8 stay what they are."""
     if isinstance(text, bytes):
+        with contextlib.suppress(OSError), Image.open(io.BytesIO(text)):
+            raise InputError("a list of paths was expected and this is an image; name its file: sslzoo embed FILE")
         text = text.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     lines = text.split("\0") if "\0" in text else text.replace("\r\n", "\n").split("\n")
     return [line for line in lines if line.strip()]

@@ -71,5 +71,8 @@ def file_system(url: str) -> tuple[Any, str]:
 
     try:
         return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        extra = "http" if url.startswith("http") else url.partition(":")[0]
+        raise InputError(f"{url} can't be opened: {error}: pip install 'fsspec[{extra}]'") from None
+    except ValueError as error:
         raise InputError(f"{url} can't be opened: {error}") from None
