@@ -65,6 +65,7 @@ class Benchmark:
     packages: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     data: tuple[str, ...] = ()  # files in the folder of --data
+    environment: tuple[str, ...] = ()  # NAME=VALUE
 
 
 BENCHMARKS = {
@@ -77,6 +78,12 @@ BENCHMARKS = {
         "benchmarks/embed.py {photos}",
         "benchmarks/embed.py {photos} --repeats 1 --peers plain,torch-fp32",
         "Whole commands from a folder of photos to vectors on disk, beside other tools: medians of three rounds.",
+    ),
+    "embed-peers": Benchmark(
+        "benchmarks/embed.py {photos} --peers plain,timm,transformers,thingsvision,lightly-train,openvino-fp32,openvino-int8,"
+        "torch-fp32",
+        "benchmarks/embed.py {photos} --repeats 1 --peers plain,torch-fp32",
+        "The same beside every tool that could be installed, without bf16: medians of three rounds.",
     ),
     "embed-large": Benchmark(
         "benchmarks/embed.py {photos} --large 30",
@@ -123,6 +130,13 @@ BENCHMARKS = {
         "-m benchmarks.train --methods simclr",
         "Source images a second of the training loop beside lightly's, by the median step: medians of three runs.",
         ("lightly",),
+    ),
+    "train-avx2": Benchmark(
+        "-m benchmarks.train",
+        "-m benchmarks.train --methods simclr",
+        "The same on a processor kept from instructions beyond AVX2, as the first line tells: one run.",
+        ("lightly",),
+        environment=("ATEN_CPU_CAPABILITY=avx2", "ONEDNN_MAX_CPU_ISA=AVX2", "MKL_ENABLE_INSTRUCTIONS=AVX2"),
     ),
     "progressive": Benchmark(
         "-m benchmarks.progressive --data {data}/tinyimagenet",
@@ -205,20 +219,29 @@ def versions(pythons: list[str]) -> list[str]:
     return lines
 
 
-def run(name: str, arguments: list[str], pythons: list[str]) -> str:
+def run(name: str, arguments: list[str], pythons: list[str], *, quick: bool = False) -> str:
     """A benchmark's section: where, how and when it ran, and what it printed; raises CalledProcessError if it fails."""
     where = [*machine(), *versions(pythons)]
     busy = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     began = time.monotonic()
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    environment = BENCHMARKS[name].environment
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=os.environ | dict(pair.split("=", 1) for pair in environment),
+    )
     minutes = (time.monotonic() - began) / 60
-    shown = shlex.join(["python", *arguments])
+    shown = shlex.join([*environment, "python", *arguments])
     facts = [
         f"`{shown}`",
         *where,
         f"{datetime.date.today()}, {minutes:.1f} minutes, load before it {busy}",
     ]
-    head = f"## {name}\n\n{BENCHMARKS[name].shows}\n\n" + "\n".join(f"- {fact}" for fact in facts) + "\n\n"
+    shows = "Small sizes, to see that it works; no figures to quote." if quick else BENCHMARKS[name].shows
+    head = f"## {name}\n\n{shows}\n\n" + "\n".join(f"- {fact}" for fact in facts) + "\n\n"
     return head + layout(done.stdout)
 
 
@@ -281,7 +304,9 @@ def main() -> None:
             pythons = options.python if name.startswith("embed") else []
             arguments = [part.format(photos=photos, data=options.data) for part in shlex.split(chosen)]
             try:
-                section = run(name, [*arguments, *(f"--python={pair}" for pair in pythons)], pythons)
+                section = run(
+                    name, [*arguments, *(f"--python={pair}" for pair in pythons)], pythons, quick=options.quick
+                )
             except subprocess.CalledProcessError as error:
                 failed[name] = f"it failed with exit code {error.returncode}"
                 print(f"{error.stdout}{name}: {failed[name]}", file=sys.stderr)

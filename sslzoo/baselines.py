@@ -19,7 +19,7 @@ from sslzoo.evaluate.knn import PROTOCOLS, knn
 from sslzoo.evaluate.linear import few_labels, linear
 from sslzoo.evaluate.report import Report
 from sslzoo.evaluate.score import Score, features_of
-from sslzoo.images.discover import Source, class_names, state
+from sslzoo.images.discover import Source, class_names, discover, state
 from sslzoo.labelled import LabelledSet
 from sslzoo.pipeline.job import describe
 from sslzoo.pipeline.run import embed
@@ -79,7 +79,12 @@ def _possible(spec: EncoderSpec, options: Mapping[str, Any]) -> dict[str, Any]:
 def table(
     evaluate: Evaluate, train: Source, test: Source | None, model: str | EncoderSpec | None = None, **options: Any
 ) -> dict[str, list[Score]]:
-    """Scores by encoder name, of the encoders of `sets`."""
+    """Scores by encoder name, of the encoders of `sets`; images without labels are refused before any is embedded."""
+    for source in (train, test):
+        if source is not None and not (isinstance(source, str | Path) and is_embeddings(source)):
+            first = next(discover(source), None)
+            if first is not None and first.label is None:
+                raise InputError(f"{source} has images without a label; give one folder a class, or a 'label' column")
     return {name: evaluate(bank, probes) for name, bank, probes in sets(train, test, model, **options)}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sslzoo import hub
 from sslzoo.errors import InputError, UnknownModel
+from sslzoo.hub.folder import not_a_model
 from sslzoo.spec import EncoderSpec, Preprocess, backbone_name, feature_dim
 
 ZOO = Path(__file__).parent / "zoo"
@@ -129,7 +130,7 @@ def _choose(tags: list[EncoderSpec], name: str, license: str | None) -> EncoderS
 
 def _unknown(name: str, canonical: str) -> InputError | UnknownModel:
     if name.startswith((".", "/", "~")) or "\\" in name or name.endswith("/"):
-        return InputError(f"there is no model folder {name}; check the path, or see: sslzoo models")
+        return not_a_model(Path(name))
     names = list(dict.fromkeys([*known(), *(full.partition(".")[0] for full in known()), "random-r18", "random-r50"]))
     near = difflib.get_close_matches(canonical, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see: sslzoo models"

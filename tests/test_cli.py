@@ -104,7 +104,7 @@ def test_some_failures_end_in_3(run, photos, tmp_path):
         (["embed", "nowhere"], 1, "does not exist"),
         (["embed", "."], 1, "no image in ."),
         (["embed", "PHOTOS", "-m", "randm-r18"], 1, "did you mean random-r18"),
-        (["embed", "PHOTOS", "-m", "./nowhere"], 1, "there is no model folder ./nowhere; check the path"),
+        (["embed", "PHOTOS", "-m", "./nowhere"], 1, "there is no model folder nowhere; check the path"),
         (["embed", "PHOTOS", "-o", "PHOTOS"], 1, "it holds bars; nothing is written there, choose another -o"),
         (["embed", "PHOTOS", "--precision", "int3"], 2, "fp32, bf16"),
         (["embed", "PHOTOS", "--backend", "jax"], 2, "auto, torch, openvino"),
@@ -332,6 +332,13 @@ def test_knn_stands_beside_random_weights_and_pixels(run, photos):
     assert lines[1].startswith("knn_top1@k=1,T=0.07 (cosine, leave-one-out, 12 queries)")
     assert "/12 (hash/images)" in err
     assert "pixels-32: pixels, short side 32 px bilinear, centre 32 px, fp32, weights none" in err
+
+
+def test_images_without_labels_are_refused_before_any_is_embedded(run, photos, monkeypatch):
+    monkeypatch.setattr("sslzoo.baselines.embed", lambda *a, **k: pytest.fail("embedded"))
+    for command in (("knn", photos / "bars"), ("linear", photos, photos / "bars")):
+        code, _, err = run("eval", *command)
+        assert code == 1 and "bars has images without a label; give one folder a class" in err
 
 
 def test_knn_on_embeddings(run, photos):

@@ -166,12 +166,19 @@ def test_weights_that_are_not_the_configs_are_refused(run, folder):
     assert "damaged or was exchanged" in run("-m", "sslzoo", "push", folder, "me/mine", ok=False)
 
 
+@pytest.mark.parametrize("repo", ["me", "a/b/c", "a/b@c", "bad name", "a/.b", "a/b--c"])
+def test_a_dry_run_takes_only_names_that_the_hub_takes(folder, repo):
+    with pytest.raises(InputError, match="is no name for a repository; write ORG/NAME"):
+        hub.push(folder, repo, dry_run=True)
+
+
 @pytest.mark.parametrize(
     ("config", "card", "message"),
     [
         ("", "", "states no license"),
         ("not stated", "not stated", "states no license"),
         ("cc-by-nc-4.0", "apache-2.0", "make them equal"),
+        ("mit", "not stated", "says license not stated and"),
         ("cc-by-nc-4.0", "", "make them equal"),
     ],
 )

@@ -7,9 +7,11 @@ import itertools
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -76,9 +78,12 @@ def run(
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     out = output or Path("runs") / settings.name
+    if not_folder := [path for path in (out, *out.parents) if path.exists() and not path.is_dir()]:
+        raise InputError(f"{not_folder[0]} is a file, and the run wants a folder; choose another --output")
     if (out / checkpoint.FILE).exists() and not resume:
         raise InputError(f"{out} holds a run already; add --resume to continue it, or choose another --output")
     train_set, judge = load_data(data_path, settings, out / IMAGES if resume else None)
+    engine.require_batch(train_set, settings)
     resumed = resume and (out / checkpoint.FILE).exists()
     start = load_encoder(init, device="cpu") if init and not resumed else None
     method = engine.build(settings, initial_weights(start, settings) if start else None)
@@ -109,7 +114,9 @@ def run(
         if checkpoint.finished(out):
             if not (out / MODEL).is_dir():
                 write_model(out, settings)
-            typer.echo(f"{out}: is finished already; next: sslzoo embed PHOTOS -m {out / MODEL}")
+            typer.echo(
+                f"{out}: is finished already; next: sslzoo embed {shlex.quote(data_path)} -m {shlex.quote(str(out / MODEL))}"
+            )
             if alone and train_set.failures:
                 raise typer.Exit(checkpoint.LEFT_OUT)
         else:
@@ -153,9 +160,12 @@ def run(
     record(out / checkpoint.FACTS, {"minutes": round(minutes + before, 1)} | costs.summary(reports, per_epoch, device))
     distributed.end()
     write_model(out, settings)
-    done, then = "stopped", f"; next: the same command with --resume, or sslzoo embed PHOTOS -m {out / MODEL}"
+    done, then = (
+        "stopped",
+        f"; next: the same command with --resume, or sslzoo embed {shlex.quote(data_path)} -m {shlex.quote(str(out / MODEL))}",
+    )
     if reports[-1].done:
-        done, then = "finished", f"; next: sslzoo embed PHOTOS -m {out / MODEL}"
+        done, then = "finished", f"; next: sslzoo embed {shlex.quote(data_path)} -m {shlex.quote(str(out / MODEL))}"
     typer.echo(f"{out}: {done} after {minutes:.1f} minutes{then}")
     if alone and not reports[-1].done:
         raise typer.Exit(checkpoint.UNFINISHED)
@@ -164,6 +174,7 @@ def run(
 
 
 Name = Annotated[str, typer.Option(help="The encoder's name; by default METHOD-BACKBONE.FOLDER.")]
+NO_DATA = "a data set that is not stated"
 License = Annotated[str, typer.Option(help="License of the weights by its id on the Hub, such as cc-by-nc-4.0.")]
 TrainedOn = Annotated[str, typer.Option(help="What the images were.")]
 DataTerms = Annotated[str, typer.Option(help="Under which terms the images stand.")]
@@ -185,7 +196,7 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to write.")],
     name: Name = "",
     license: License = NOT_STATED,
-    trained_on: TrainedOn = "a data set that is not stated",
+    trained_on: TrainedOn = NO_DATA,
     data_terms: DataTerms = NOT_STATED,
     score: ScoreOn = None,
     shard_size: ShardSize = "",
@@ -197,6 +208,7 @@ def export(
     from training import export as exporting
 
     if (source / hub.CONFIG).is_file():
+        require_untouched(source, name, license, trained_on, data_terms, score)
         spec = exporting.repack(source, output, shard_size=shard_size)
     else:
         data_sets = {key: Path(value) for key, _, value in (item.partition("=") for item in score or [])}
@@ -204,7 +216,9 @@ def export(
         spec = exporting.export(
             source, output, name=name, provenance=provenance, scores=data_sets, shard_size=shard_size
         )
-    typer.echo(f"{output}: {spec.name}, {spec.size_bytes / 1e6:.1f} MB; next: sslzoo embed PHOTOS -m {output}")
+    typer.echo(
+        f"{output}: {spec.name}, {spec.size_bytes / 1e6:.1f} MB; next: sslzoo embed PHOTOS -m {shlex.quote(str(output))}"
+    )
     for s in spec.scores:
         typer.echo(
             f"{s.dataset.split()[0]}: {s.value:.4f} (random weights {s.random_weights}, pixels {s.raw_pixels}) {s.protocol}"
@@ -236,7 +250,7 @@ def publish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, upload nothing.")] = False,
     name: Name = "",
     license: License = NOT_STATED,
-    trained_on: TrainedOn = "a data set that is not stated",
+    trained_on: TrainedOn = NO_DATA,
     data_terms: DataTerms = NOT_STATED,
     score: ScoreOn = None,
     shard_size: ShardSize = "",
@@ -250,12 +264,32 @@ def publish(
         for line in publishing.publish_all(namespace, private=private, dry_run=dry_run):
             typer.echo(line)
         return
-    folder = source
-    if not (source / hub.CONFIG).is_file():
-        folder = publishing.CARDS / (name or source.name)
-        export(source, folder, name, license, trained_on, data_terms, score, shard_size)
-    for line in publishing.publish(folder, repo or f"{namespace}/{folder.name}", private=private, dry_run=dry_run):
-        typer.echo(line)
+    with contextlib.ExitStack() as stack:
+        folder = source
+        if (source / hub.CONFIG).is_file():
+            require_untouched(source, name, license, trained_on, data_terms, score)
+        else:
+            if license == NOT_STATED:
+                raise InputError(f"{source} states no license; add --license with an id such as cc-by-nc-4.0")
+            folder = publishing.CARDS / (name or publishing.name_of(source))
+            if folder.exists():
+                raise InputError(f"{folder} is there already; publish that folder, or add --name NAME")
+            if dry_run:  # leaves nothing behind
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / folder.name
+            export(source, folder, name, license, trained_on, data_terms, score, shard_size)
+        for line in publishing.publish(folder, repo or f"{namespace}/{folder.name}", private=private, dry_run=dry_run):
+            typer.echo(line)
+
+
+def require_untouched(
+    folder: Path, name: str, license: str, trained_on: str, data_terms: str, score: list[str] | None
+) -> None:
+    """Raises InputError when a model folder, whose card is written, is to be given what only the export of a run takes."""
+    given = {"--name": name, "--license": license, "--trained-on": trained_on, "--data-terms": data_terms}
+    if changed := [o for o, value in given.items() if value not in ("", NOT_STATED, NO_DATA)] + ["--score"] * bool(
+        score
+    ):
+        raise InputError(f"{folder} is a model folder, which keeps its card; leave out {changed[0]}, or name the run")
 
 
 def tell_lost(images: data.Images, told: int) -> int:

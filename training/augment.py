@@ -48,6 +48,8 @@ class View:
     def __post_init__(self) -> None:
         if self.interpolation not in ("bilinear", "bicubic"):
             raise InputError(f"interpolation is {self.interpolation!r}; use bilinear or bicubic")
+        if self.size < 1 or self.count < 1:
+            raise InputError(f"views have a size of {self.size} px and a count of {self.count}; give 1 or more of each")
 
 
 def make_view(images: Tensor | Sequence[Tensor], view: View, size: int, generator: torch.Generator) -> Tensor:

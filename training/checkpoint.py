@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from sslzoo.errors import InputError
 from training import recipe as recipes
+from training.data import Images
+from training.data.rows import spread
 from training.methods import Method
 from training.recipe import Recipe
 
@@ -25,12 +28,15 @@ LEFT_OUT = 3  # the exit code of a finished run without some of its images, as `
 UNFINISHED = 75  # the exit code of what was stopped and can go on: EX_TEMPFAIL of sysexits.h, try again
 
 
-def save(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, images: int) -> None:
+def save(
+    out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, images: Images
+) -> None:
     """Writes the checkpoint under a temporary name and renames it, so that a kill leaves the last one whole."""
     out.mkdir(parents=True, exist_ok=True)
     state = {
         "step": step,
-        "images": images,
+        "images": len(images),
+        "names": _names(images),
         "recipe": recipe.to_dict(),
         "method": method.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -50,6 +56,13 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
+def require(run: Path) -> Path:
+    """A run's checkpoint; raises InputError where there is none."""
+    if not exists(run):
+        raise InputError(f"{run} has no {FILE}; train first: python -m training RECIPE --data PATH -o {run}")
+    return run / FILE
+
+
 def finished(out: Path) -> bool:
     """Whether a run folder's training has come to its end."""
     if not exists(out):
@@ -58,11 +71,11 @@ def finished(out: Path) -> bool:
     return bool(state["step"] == recipes.from_dict(state["recipe"]).steps(state["images"]))
 
 
-def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, images: int) -> int:
+def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, images: Images) -> int:
     """Restores method and optimiser and returns the step; 0 when there is no checkpoint yet.
 
-    Raises InputError when the checkpoint is of another recipe or another number of images, since the run would then be
-    neither the old one nor the new one.
+    Raises InputError when the checkpoint is of another recipe or of other images, as far as their number and names tell,
+    since the run would then be neither the old one nor the new one.
     """
     path = out / FILE
     if not exists(out):
@@ -74,10 +87,14 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
             f"{path} was made with {'; '.join(changed)}. Repeat the recipe and every --set it began with, or choose"
             " another --output"
         )
-    if state["images"] != images:
+    if state["images"] != len(images):
         raise InputError(
-            f"{path} was made on {state['images']} images and there are {images} now; restore them, or choose"
+            f"{path} was made on {state['images']} images and there are {len(images)} now; restore them, or choose"
             " another --output"
+        )
+    if state.get("names", _names(images)) != _names(images):
+        raise InputError(
+            f"{path} was made on images of other names; name those with --data, or choose another --output"
         )
     try:
         method.load_state_dict(state["method"])
@@ -87,6 +104,14 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
         ) from None
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
+
+
+def _names(images: Images) -> str:
+    """A hash of the names of a thousand of the images, evenly spaced."""
+    digest = hashlib.sha256()
+    for row in spread(len(images), 1000).tolist():
+        digest.update(f"{images.name(row)}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def exists(out: Path) -> bool:

@@ -112,10 +112,7 @@ def train(
     """
     batch, world, rank = recipe.batch_size, distributed.world(), distributed.rank()
     parts = world * recipe.accumulate
-    if len(images) < batch:
-        raise InputError(
-            f"{len(images)} images don't fill a batch of {batch}; add --set batch_size={max(2, len(images) // 4)}"
-        )
+    require_batch(images, recipe)
     if batch % parts or batch // parts < 2:
         raise InputError(
             f"batch_size {batch} can't be split over {parts} parts (processes x accumulate) of two or more"
@@ -136,7 +133,7 @@ def train(
     optimizer = optim.build(method, recipe)
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
 
-    step = checkpoint.load(out, method, optimizer, recipe, len(images)) if resume and out is not None else 0
+    step = checkpoint.load(out, method, optimizer, recipe, images) if resume and out is not None else 0
     if out is not None and rank == 0:
         checkpoint.clear(out)
     saved, saved_at = -1, time.monotonic() - save_seconds  # the first epoch's end is saved however short
@@ -174,7 +171,7 @@ def train(
             report = _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
             wait = save_seconds if end_of_epoch else 10 * save_seconds
             if out is not None and rank == 0 and time.monotonic() - saved_at >= wait:
-                checkpoint.save(out, method, optimizer, recipe, step, len(images))
+                checkpoint.save(out, method, optimizer, recipe, step, images)
                 saved, saved_at = step, time.monotonic()
             yield report
             total, counted, began = torch.zeros_like(total), 0, time.perf_counter()
@@ -191,7 +188,7 @@ def train(
             f" lr_per_256={recipe.lr_per_256 / 3:.3g}"
         )
     if out is not None and saved != step and rank == 0:
-        checkpoint.save(out, method, optimizer, recipe, step, len(images))
+        checkpoint.save(out, method, optimizer, recipe, step, images)
     if step < steps and counted:
         yield _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
 
@@ -221,6 +218,13 @@ def _dump(
     with contextlib.closing(images.batches([batch.chunk(parts)[0]], device)) as feed:
         views = make_views(next(feed), recipe, step / recipe.steps(len(images)), noise)
     return checkpoint.dump(out, method, views, [images.name(row) for row in batch.tolist()], step, found, rate)
+
+
+def require_batch(images: Images | Tensor, recipe: Recipe) -> None:
+    """Raises InputError when there are fewer images than a batch takes."""
+    if len(images) < recipe.batch_size:
+        more = "name more images" if len(images) < 2 else f"add --set batch_size={max(2, len(images) // 4)}"
+        raise InputError(f"{len(images)} images don't fill a batch of {recipe.batch_size}; {more}")
 
 
 def rows_from(step: int, steps: int, images: Images, recipe: Recipe) -> Iterator[Tensor]:

@@ -63,9 +63,7 @@ def export(
     Hub too. With `shard_size` ("15MB") the weights lie in files of at most that size. Raises InputError when the run has
     no checkpoint, and OutputExists when the folder is there.
     """
-    path = run / checkpoint.FILE
-    if not path.is_file():
-        raise InputError(f"{run} has no {checkpoint.FILE}; train first: python -m training RECIPE --data PATH -o {run}")
+    path = checkpoint.require(run)
     provenance = provenance or Provenance()
     license = hub.license_id(provenance.license)
     for data in (scores or {}).values():

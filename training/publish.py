@@ -10,6 +10,8 @@ from pathlib import Path
 from sslzoo import hub, registry
 from sslzoo.errors import InputError
 from sslzoo.spec import EncoderSpec
+from training import checkpoint, recipe
+from training.export import own_name
 
 ROOT = Path(__file__).parent.parent
 CARDS, SPACE, PHOTOS = hub.CARDS, ROOT / "app", ROOT / "examples" / "photos"
@@ -24,6 +26,11 @@ def publish(folder: Path, repo: str, *, private: bool = False, dry_run: bool = F
     _require_new_or_same(folder, spec)
     done = hub.push(folder, repo, private=private, dry_run=dry_run)
     return done.lines if dry_run else [*done.lines, _enter(spec, done.source)]
+
+
+def name_of(run: Path) -> str:
+    """What a run's encoder is called when nobody names it; raises InputError where there is no checkpoint."""
+    return own_name(recipe.from_dict(checkpoint.read(checkpoint.require(run))["recipe"]), run)
 
 
 def register(folder: Path) -> str:

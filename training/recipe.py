@@ -81,6 +81,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.batch_size < 2:
             raise InputError(f"batch_size is {self.batch_size}; batch statistics need at least 2")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; give a whole number of 0 or more")
         if self.epochs <= 0:
             raise InputError(f"epochs is {self.epochs}; give how often each image is seen, for example --set epochs=10")
         if not 0 <= self.warmup_epochs < self.epochs:

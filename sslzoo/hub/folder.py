@@ -32,11 +32,24 @@ HEAD = "head.safetensors"
 Tensors = Mapping[str, NDArray[Any]]
 
 
+def not_a_model(folder: Path) -> InputError:
+    """What is said of a folder that is none or holds no model; that of a training run, or where a killed one has none yet."""
+    if (folder / "model" / CONFIG).is_file():
+        return InputError(f"{folder} is the folder of a training run; its encoder is {folder / 'model'}")
+    for run in (folder, folder.parent):
+        if (run / "checkpoint.pt").is_file():
+            export = f"python -m training export {run} -o {run / 'model'}"
+            return InputError(f"{folder} is not a model folder; write one from the run's checkpoint: {export}")
+    if folder.is_dir():
+        return InputError(f"{folder} is not a model folder: it has no {CONFIG}; see: sslzoo models")
+    return InputError(f"there is no model folder {folder}; check the path, or see: sslzoo models")
+
+
 def read_config(folder: Path) -> EncoderSpec:
     """The encoder that a model folder describes; its only source is the folder itself."""
     path = folder / CONFIG
     if not path.is_file():
-        raise InputError(f"{folder} is not a model folder: it has no {CONFIG}; see: sslzoo models")
+        raise not_a_model(folder)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(values, dict) and "sslzoo" in values:  # a classifier's, in timm's form (see `transfer.folder`)

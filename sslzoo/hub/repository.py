@@ -53,9 +53,21 @@ def is_downloaded(name: str) -> bool:
 def _parts(name: str) -> tuple[str, str | None]:
     """The repository and the revision, where one is named."""
     repo, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+    if not _is_repository(repo):
         raise InputError(f"{name!r} is no repository; write hf-hub:ORG/REPO or hf-hub:ORG/REPO@REVISION")
     return repo, revision or None
+
+
+def _is_repository(name: str) -> bool:
+    """Whether the Hub takes ORG/NAME as the name of a repository."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
 
 
 def commit_of(url: str) -> str:
@@ -83,12 +95,17 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
     from huggingface_hub import CommitOperationAdd, HfApi
 
     spec = read_config(folder)
+    if not _is_repository(repo):
+        raise InputError(f"{repo!r} is no name for a repository; write ORG/NAME, of letters, digits, '-', '_' and '.'")
     if spec.license.lower() in NOT_STATED:
-        raise InputError(f"{folder} states no license; write one into {folder / CONFIG} and its card, then push again")
+        raise InputError(
+            f"{folder} states no license; export it anew with one (python -m training export RUN --license ID, sslzoo "
+            f"convert --license ID), or write it into {folder / CONFIG} and {folder / CARD}"
+        )
     if not (folder / CARD).is_file():
         raise InputError(f"{folder} has no {CARD}, the card that states license and data; write one beside {CONFIG}")
     text = (folder / CARD).read_text(encoding="utf-8")
-    told = re.search(r"^license: *(\S+)", text, re.M)
+    told = re.search(r"^license: *(.*\S)", text, re.M)
     if told is None or told[1].lower() != spec.license.lower():
         raise InputError(
             f"{folder / CARD} says license {told[1] if told else 'nothing'} and {CONFIG} {spec.license}; make them equal"
@@ -117,6 +134,8 @@ def push_space(folder: Path, repo: str, *, private: bool = False, dry_run: bool 
 
     if not (folder / "app.py").is_file():
         raise InputError(f"{folder} is no Space: it has no app.py")
+    if not _is_repository(repo):
+        raise InputError(f"{repo!r} is no name for a Space; write ORG/NAME, of letters, digits, '-', '_' and '.'")
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     names = [path.relative_to(folder).as_posix() for path in paths]
     if dry_run:

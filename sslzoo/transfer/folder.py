@@ -59,7 +59,9 @@ def read_classes(folder: str | Path) -> list[str]:
                 f"{folder} holds a fine-tuning that was interrupted; give its command again, with --resume"
             ) from None
         raise InputError(
-            f"{folder} is not a classifier folder; make one with: sslzoo finetune IMAGES -o {folder}"
+            f"{folder} is not a classifier folder; make one with: sslzoo finetune IMAGES -m {folder} -o NEW"
+            if (Path(folder) / hub.CONFIG).is_file()
+            else f"{folder} is not a classifier folder; make one with: sslzoo finetune IMAGES -o {folder}"
         ) from None
 
 

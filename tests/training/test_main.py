@@ -11,6 +11,7 @@ from PIL import Image
 
 import sslzoo
 from sslzoo import hub
+from sslzoo.errors import InputError
 from training import __main__ as cli
 from training import recipe
 
@@ -234,9 +235,13 @@ def test_a_finished_run_says_so_and_a_refused_resume_changes_nothing(run, photos
     shutil.rmtree(tmp_path / "r" / "model")
     _, out, _ = run(*command, "--resume")
     assert (tmp_path / "r" / "model" / "model.safetensors").is_file()
-    assert "is finished already; next: sslzoo embed PHOTOS -m r/model" in out
+    assert f"is finished already; next: sslzoo embed {photos} -m r/model" in out
     code, _, error = run(*command, "--resume", "--set", "lr_per_256=9.0")
     assert code == 1 and "lr_per_256 0.3, not 9.0" in error
+    shutil.copytree(photos, tmp_path / "others")
+    (tmp_path / "others" / "bars" / "0.jpg").rename(tmp_path / "others" / "bars" / "00.jpg")
+    code, _, error = run(*command, "--resume", "--data", "others")
+    assert code == 1 and "images of other names; name those with --data" in error
     assert record == ((tmp_path / "r" / "recipe.toml").read_bytes(), (tmp_path / "r" / "run.json").read_bytes())
     code, _, error = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "big", *SMALL, "--set", "batch_size=4096")
     assert code == 1 and not (tmp_path / "big").exists()
@@ -248,11 +253,30 @@ def test_a_finished_run_says_so_and_a_refused_resume_changes_nothing(run, photos
         ("views.5.size=3", "names no place"),
         ("method_options.foo=3", "method_options has no 'foo'; simclr has:"),
         ("epochs=0", "how often each image is seen"),
+        ("seed=-1", "a whole number of 0 or more"),
+        ("views.0.size=0", "views have a size of 0 px"),
+        ("batch_size=100", "12 images don't fill a batch of 100; add --set batch_size=3"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_one_line(run, photos, override, message):
     code, _, error = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--set", override)
     assert code == 1 and message in error and "Traceback" not in error
+    assert len(error.splitlines()) == 1
+
+
+def test_an_output_below_a_file(run, photos, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, _, error = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "file/x", *SMALL)
+    assert code == 1 and error == "error: file is a file, and the run wants a folder; choose another --output\n"
+
+
+def test_the_folder_of_a_run_is_no_encoder_and_says_where_that_is(run, photos, tmp_path):
+    run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL)
+    with pytest.raises(InputError, match="its encoder is r/model"):
+        sslzoo.load("./r")
+    shutil.rmtree(tmp_path / "r" / "model")  # as a killed run has none
+    with pytest.raises(InputError, match="python -m training export r -o r/model"):
+        sslzoo.load("./r/model")
 
 
 def test_a_damaged_checkpoint_is_one_line(run, photos, tmp_path):

@@ -133,7 +133,9 @@ def test_a_run_is_exported_first(run, server, checkout, photos, tmp_path):
     err = run("publish", "r", "--repo", "me/it", *arguments, ok=False)
     assert "states no license" in err
     assert "did you mean cc-by-nc-4.0?" in run("export", "r", "-o", "x", "--license", "CC BY-NC 4.0", ok=False)
-    shutil.rmtree(checkout / "hub_cards" / "simclr-r18.mine")
+    licensed = ["--license", "mit"]
+    assert "would push to me/it (mit)" in run("publish", "r", "--repo", "me/it", *arguments, *licensed, "--dry-run")
+    assert not (checkout / "hub_cards" / "simclr-r18.mine").exists()
     out = run("publish", "r", "--repo", "me/it", *arguments, *score, "--license", "mit", "--shard-size", "15MB")
     files = server.contents["me/it"][-1][1]
     assert {"model-00001-of-00002.safetensors", "model.safetensors.index.json", "neighbours.jpg", "recipe.toml"} <= set(
@@ -181,6 +183,9 @@ def test_what_is_refused(run, checkout):
     assert "is not the simclr-r18.tin_cpu_1h that sslzoo/zoo pins" in run(
         "publish", checkout / "other", "--namespace", "org", ok=False
     )
+    for command in (["publish", folder, "--namespace", "org"], ["export", folder, "-o", "again"]):
+        assert "leave out --license, or name the run" in run(*command, "--license", "mit", ok=False)
+    assert "'a/b/c' is no name for a repository" in run("publish", folder, "--repo", "a/b/c", "--dry-run", ok=False)
     assert "hf auth login" in run("publish", folder, "--namespace", "org", ok=False, HF_TOKEN="reader")
     shutil.rmtree(checkout / "hub_cards")
     assert "holds no model folder" in run("publish", "--all", "--namespace", "org", ok=False)
