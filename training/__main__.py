@@ -23,18 +23,18 @@ import torch
 import typer
 from tqdm import tqdm
 
-from sslzoo import hub
+from sslzoo import hub, registry
 from sslzoo.backends.allocator import keep_freed_memory
 from sslzoo.backends.torch_backend import pick_device
 from sslzoo.encoder import Encoder
-from sslzoo.encoder import load as load_encoder
 from sslzoo.errors import InputError, SslzooError
+from sslzoo.spec import EncoderSpec
 from training import checkpoint, cost, data, distributed, engine, recipe
 from training.facts import record, start_facts
 from training.judge import IMAGES, load_data
 
 NOT_STATED = "not stated"
-MODEL = "model"  # in a run folder: the encoder so far
+MODEL = "model"  # in a run folder: the encoder as of the last stop
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n}/{total}{postfix}"
 FEW_STEPS = 300  # chosen, not measured: nine steps on 200 photos gave look-alikes that were none
 LOWER = "try a lower rate (--set lr_per_256=…), milder views or a larger batch"
@@ -65,7 +65,7 @@ def run(
 ) -> None:
     """Train an encoder without labels. Ctrl-C, SIGTERM and --max-minutes leave a checkpoint for --resume.
 
-    The run folder's `model` is the encoder so far. Under torchrun each process takes a part of every batch.
+    The run folder's `model` is the encoder, written at every such stop. Under torchrun each process takes a part of every batch.
 
     Exit codes: 0 finished, 1 failed, 2 usage, 3 finished but some images were left out, 75 stopped before the end.
     Under torchrun, which takes any other code for a crash, a stop is 0 too.
@@ -85,7 +85,7 @@ def run(
     train_set, judge = load_data(data_path, settings, out / IMAGES if resume else None)
     engine.require_batch(train_set, settings)
     resumed = resume and (out / checkpoint.FILE).exists()
-    start = load_encoder(init, device="cpu") if init and not resumed else None
+    start = registry.resolve(init) if init and not resumed else None
     method = engine.build(settings, initial_weights(start, settings) if start else None)
     began, stop = time.monotonic(), stop_condition(max_minutes)
     begun = {} if resumed else initial_facts(start)
@@ -311,7 +311,7 @@ def keep_log(log: Path, step: int) -> None:
 
 
 def write_model(out: Path, settings: recipe.Recipe) -> None:
-    """The encoder so far as a model folder inside the run folder, without scores or claims; `export` adds those."""
+    """The encoder as a model folder inside the run folder, without scores or claims; `export` adds those."""
     from training import export as exporting
 
     shutil.rmtree(out / MODEL, ignore_errors=True)
@@ -320,22 +320,20 @@ def write_model(out: Path, settings: recipe.Recipe) -> None:
     exporting.export(out, out / MODEL, name=name)
 
 
-def initial_weights(encoder: Encoder, settings: recipe.Recipe) -> dict[str, torch.Tensor]:
-    """The backbone's weights; raises InputError where training would compute something else with them."""
-    spec = encoder.spec
+def initial_weights(spec: EncoderSpec, settings: recipe.Recipe) -> dict[str, torch.Tensor]:
+    """The backbone's weights; raises InputError, before any is fetched, where training would compute something else."""
     numbers = {"mean": list(spec.preprocess.mean), "std": list(spec.preprocess.std)}
     theirs = {"backbone": spec.backbone} | asdict(spec.geometry) | numbers
     ours = json.loads(json.dumps(settings.to_dict()))  # lists, as a recipe has them
     if wanted := [f"--set '{key}={value}'" for key, value in theirs.items() if ours[key] != value]:
         raise InputError(f"the recipe does not compute as {spec.name} does; add {' '.join(wanted)}")
-    return encoder.backbone.state_dict()
+    return Encoder.from_spec(spec, device="cpu").backbone.state_dict()
 
 
-def initial_facts(start: Encoder | None) -> dict[str, object]:
+def initial_facts(spec: EncoderSpec | None) -> dict[str, object]:
     """What a run began from, which decides the terms of what it makes."""
-    if start is None:
+    if spec is None:
         return {"init": ""}
-    spec = start.spec
     return {"init": spec.name, "init_license": spec.license, "init_data_terms": spec.data_terms}
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -14,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from sslzoo.embeddings import is_embeddings, part_files
 from sslzoo.errors import InputError
@@ -29,6 +25,7 @@ from sslzoo.images.sources.table import DatasetReader, ParquetReader, holds_imag
 __all__ = ["Item", "Reader", "Source", "Summary", "class_names", "discover", "open_source", "parts", "split", "state"]
 
 LISTS = (".txt", ".lst", ".list")
+IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")  # how those begin that are likeliest piped in
 LISTED = ("-", "a list of paths")  # in a manifest: what was no file, and whose ids are paths all the same
 
 Source = Any  # a path or URL, a list of inputs, or a datasets.Dataset
@@ -176,7 +173,7 @@ def _of_file(location: str | Path, *, within: str = "") -> Reader:
 def _lines(text: bytes | str) -> list[str]:
     """The lines of a list of paths, whatever ends them (`find -print0`: NUL); names that aren't UTF-8 stay what they are."""
     if isinstance(text, bytes):
-        with contextlib.suppress(OSError), Image.open(io.BytesIO(text)):
+        if text.startswith(IMAGES):
             raise InputError("a list of paths was expected and this is an image; name its file: sslzoo embed FILE")
         text = text.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     lines = text.split("\0") if "\0" in text else text.replace("\r\n", "\n").split("\n")

@@ -177,6 +177,8 @@ def test_starting_from_an_encoder(run, photos, model_folder, tmp_path):
     assert code == 1 and err.endswith("add --set 'stem=imagenet'\n")
     code, _, err = run(*go, f"local-dir:{model_folder}", "--set", "mean=[0.5, 0.5, 0.5]", "-o", "other")
     assert code == 1 and "--set 'mean=[0.485, 0.456, 0.406]'" in err
+    code, _, err = run(*go, "simsiam-r50", "-o", "other")  # said before anything is downloaded
+    assert code == 1 and "does not compute as simsiam-r50.fair_in1k_100ep does; add --set 'backbone=resnet50'" in err
     padded = shutil.copytree(model_folder, tmp_path / "padded")
     config = json.loads((padded / "config.json").read_text())
     config["geometry"] = {"stem": "imagenet", "padding": "same", "bn_eps": 0.001}
