@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch import Tensor
 from sslzoo.errors import InputError
 from training import recipe as recipes
 from training.data import Images
-from training.data.rows import spread
 from training.methods import Method
 from training.recipe import Recipe
 
@@ -36,7 +34,7 @@ def save(
     state = {
         "step": step,
         "images": len(images),
-        "names": _names(images),
+        "names": images.names_hash,
         "recipe": recipe.to_dict(),
         "method": method.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -92,7 +90,7 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
             f"{path} was made on {state['images']} images and there are {len(images)} now; restore them, or choose"
             " another --output"
         )
-    if state.get("names", _names(images)) != _names(images):
+    if state.get("names") and images.names_hash and state["names"] != images.names_hash:
         raise InputError(
             f"{path} was made on images of other names; name those with --data, or choose another --output"
         )
@@ -104,14 +102,6 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
         ) from None
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
-
-
-def _names(images: Images) -> str:
-    """A hash of the names of a thousand of the images, evenly spaced."""
-    digest = hashlib.sha256()
-    for row in spread(len(images), 1000).tolist():
-        digest.update(f"{images.name(row)}\0".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def exists(out: Path) -> bool:

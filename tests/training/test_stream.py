@@ -93,6 +93,8 @@ def test_a_stream_gives_the_batches_of_memory(source, layout, bad):
     assert isinstance(resident, data.ImageSet) and isinstance(stream, data.Stream)
     assert len(resident) == len(stream) == 22 - len(bad)
     assert resident.labels == stream.labels
+    assert stream.names_hash == (resident.names_hash if isinstance(stream.rows, rows.Items) else "")
+    assert len(resident.names_hash) == 64
     assert resident.failures == stream.failures and len(stream.failures) == len(bad)
     order = [images.order(torch.Generator().manual_seed(3)) for images in (resident, stream)]
     assert torch.equal(*order)

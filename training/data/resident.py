@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from training.data.memory import free_on
-from training.data.rows import spread
+from training.data.rows import hash_of, spread
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class ImageSet:
     def name(self, row: int) -> str:
         """What an image is called where it came from; its number where that is not known."""
         return self.names[row] if self.names else str(row)
+
+    @cached_property
+    def names_hash(self) -> str:
+        """A hash of all names; nothing where they are not known."""
+        return hash_of(self.names) if self.names else ""
 
     def order(self, generator: torch.Generator) -> Tensor:
         """The order of an epoch: a permutation of the row numbers."""

@@ -40,7 +40,7 @@ class Items:
     def __init__(self, items: list[Item]) -> None:
         self.items = items
         self.labels = [item.label for item in items]
-        self.fingerprint = _fingerprint(f"{item.id} {item.stamp}" for item in items)
+        self.fingerprint = hash_of(f"{item.id} {item.stamp}" for item in items)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -68,7 +68,7 @@ class Tables:
         self.sizes = torch.tensor(sizes, dtype=torch.long)
         self.window = window
         self.labels = [label for reader in readers for label in reader.labels()]
-        self.fingerprint = _fingerprint(f"{reader.name} {reader.count()} {reader.location}" for reader in readers)
+        self.fingerprint = hash_of(f"{reader.name} {reader.count()} {reader.location}" for reader in readers)
         self.cache: OrderedDict[int, Future[list[Item]]] = OrderedDict()
         self.lock = threading.Lock()
         self.turns = {id(reader): threading.Lock() for reader in readers}  # Arrow's file objects are for one thread
@@ -131,7 +131,8 @@ def _random_access(reader: Reader) -> bool:
     return not isinstance(reader, ParquetReader | DatasetReader)
 
 
-def _fingerprint(parts: Iterable[str]) -> str:
+def hash_of(parts: Iterable[str]) -> str:
+    """A hash of texts in their order."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part}\n".encode("utf-8", "surrogatepass"))

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from sslzoo.images.read import ordered, pixels, processors
 from sslzoo.spec import Preprocess
 from training import distributed
 from training.data import jpeg
-from training.data.rows import Rows, spread
+from training.data.rows import Items, Rows, hash_of, spread
 from training.data.whole import whole
 
 AHEAD = 4  # batches that are decoded before they are asked for
@@ -91,6 +92,11 @@ class Stream:
     def name(self, row: int) -> str:
         """What an image is called where it comes from."""
         return self.rows.item(int(self.kept[row])).id
+
+    @cached_property
+    def names_hash(self) -> str:
+        """A hash of all names, as an ImageSet has it; nothing for a table's rows, which would have to be read for it."""
+        return hash_of(map(self.name, range(len(self)))) if isinstance(self.rows, Items) else ""
 
     def order(self, generator: torch.Generator) -> Tensor:
         """The order of an epoch: the permutation that an ImageSet takes, brought together by the rows' windows."""
