@@ -22,7 +22,9 @@ test:
 
 # minutes to an hour; with SSLZOO_CIFAR10=FOLDER of Parquet files it also learns on real pictures
 slow:
+	$(PYTHON) -m pip install -q -e '.[dev,int8]'
 	$(PYTHON) -m pytest -q -m slow
+	$(PYTHON) -m pytest -q tests/test_int8.py
 	for version in $(VERSIONS); do \
 		python$$version -m venv .venv-$$version && .venv-$$version/bin/pip install -q -e '.[dev]' \
 		&& .venv-$$version/bin/python -m pytest -q -n auto || exit 1; \

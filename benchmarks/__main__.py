@@ -96,6 +96,12 @@ BENCHMARKS = {
         "Every kind of index beside raw FAISS with the same structure, numpy and torch: the quickest of three runs.",
         ("faiss",),
     ),
+    "search-million": Benchmark(
+        "benchmarks/search.py --rows 1000000 --dim 512 --kinds exact,pq --only-ours",
+        "benchmarks/search.py --rows 20000 --dim 32 --queries 16 --kinds exact,pq --only-ours",
+        "A million vectors (2 GB on disk): the quickest of three runs.",
+        ("faiss",),
+    ),
     "search-large": Benchmark(
         "benchmarks/search.py --rows 10000000 --dim 256 --kinds exact,pq --only-ours",
         "benchmarks/search.py --rows 20000 --dim 32 --queries 16 --kinds exact,pq --only-ours",

@@ -92,12 +92,12 @@ def _root(parent: NDArray[np.int64], row: int) -> int:
 
 
 def _files(collection: Collection, rows: list[int]) -> list[int]:
-    """One row for each file, under its own name rather than a link's; an image that is no file here counts by its id."""
+    """One row for each file, under its own name rather than a link's; an image that is no file here counts for itself."""
     found: dict[str, int] = {}
     for row, id_ in zip(rows, collection.ids_at(rows), strict=True):
-        path = image_file(id_, collection.manifest, listed=True)
-        file = path.as_posix() if path else id_
-        if file not in found or (path is not None and f"/{file}".endswith(f"/{id_}")):
+        path = image_file(id_, collection.manifest, listed=True, anywhere=True)
+        file = path.as_posix() if path else f"row {row}"
+        if file not in found or f"/{file}".endswith(f"/{id_}"):
             found[file] = row
     return sorted(found.values())
 

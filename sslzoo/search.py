@@ -19,6 +19,7 @@ from sslzoo.errors import ImageError, InputError, SpaceMismatch
 from sslzoo.images.decode import Policy, decode
 from sslzoo.index import ExactIndex, Neighbours
 from sslzoo.index.collection import Collection
+from sslzoo.thumbnails import image_file
 
 URL_BYTES = 64 << 20  # of an image fetched by URL
 URL_SECONDS = 20.0
@@ -139,6 +140,10 @@ def _row(collection: Collection, query: str) -> int | None:
     source = Path(collection.manifest.get("source", ""))
     if source.is_absolute() and path.resolve().is_relative_to(source):
         return collection.row_of(path.resolve().relative_to(source).as_posix())
+    for name in dict.fromkeys((os.path.normpath(query), os.path.abspath(query), os.path.relpath(query))):
+        own = image_file(name, collection.manifest, listed=True)  # of a list or pattern, whose ids are paths
+        if own is not None and own.samefile(query) and (row := collection.row_of(name)) is not None:
+            return row
     return None
 
 

@@ -15,12 +15,12 @@ from sslzoo.images.discover import LISTED, LISTS
 from sslzoo.user_cache import keep, user_cache
 
 
-def image_file(id_: str, manifest: Mapping[str, Any], *, listed: bool = False) -> Path | None:
+def image_file(id_: str, manifest: Mapping[str, Any], *, listed: bool = False, anywhere: bool = False) -> Path | None:
     """Where the image of an id lies, or None when it isn't there (any more), was not a file, or lies elsewhere.
 
     An id never leads out of its folder, or out of the folder that a pattern begins with, whatever a manifest from elsewhere
     says, and neither does a link inside it. A list's ids are paths, from the working directory on, that lead anywhere: they
-    are followed only where `listed`.
+    are followed only where `listed`. `anywhere` follows links wherever they lead: to tell files apart, not to open them.
     """
     source, id_ = (_as_named(text) for text in (manifest.get("source", ""), id_))
     root = Path(source)
@@ -38,7 +38,7 @@ def image_file(id_: str, manifest: Mapping[str, Any], *, listed: bool = False) -
             starts = [Path.cwd(), root, *root.parents]
         inside = root.resolve()
         paths = ((start / id_).resolve() for start in starts)
-        return next((path for path in paths if path.is_file() and path.is_relative_to(inside)), None)
+        return next((path for path in paths if path.is_file() and (anywhere or path.is_relative_to(inside))), None)
     except (OSError, ValueError):  # a name that no file can have
         return None
 

@@ -180,6 +180,39 @@ def ratio_list():
 """
 
 
+def search_table():
+    """What the benchmarks of search came to, a row for each collection."""
+    rows = ["| collection | processor | what came out |", "|---|---|---|"]
+    for name in ("search", "search-million", "search-large"):
+        if name not in results.sections(results.RESULTS):
+            continue
+        _, text = measured(name)
+        n, dim = re.search(r"(\d+) x (\d+) generated", text).groups()
+        lines = re.findall(
+            r"^(.+?) +build +([\d.]+) s +(\d+) q/s +one +([\d.]+) ms +recall ([\d.]+) +peak +(\d+) MB(.*)$", text, re.M
+        )
+        told, ratios = [], []
+        for kind, build, _, one, recall, memory, beside in lines:
+            kind = kind.split()[-1]
+            if found := re.search(r"ours: ([\d.]+)x in bulk, ([\d.]+)x for one", beside):
+                if f"raw FAISS {kind}" in text:  # not torch
+                    kind = "exact` beside `flat" if kind == "flat" else kind
+                    ratios.append(f"`{kind}` {found[1]} and {found[2]} (recall {recall})")
+            elif name != "search":
+                told.append(
+                    f"`{kind}` {float(one):.0f} ms for one query at recall {recall}, made in {float(build):.0f} s"
+                )
+                told[-1] += f", {memory} MB at most"
+        if ratios:
+            told.append(f"times as fast as raw FAISS in bulk and for one query: {', '.join(ratios)}")
+        shell, seconds = re.search(
+            r"^one query by id from a shell, (\w+), start-up included: ([\d.]+) s", text, re.M
+        ).groups()
+        told.append(f"a query by id from a shell through `{shell}` {seconds} s, start-up included")
+        rows.append(f"| {int(n):,} × {dim} | {processor_of(text)} | {'; '.join(told)} |")
+    return "\n".join(rows) + "\n"
+
+
 def _range_of_ratios(name):
     """The least and the largest ratio in a table of training speeds."""
     table, _ = measured(name)
@@ -226,6 +259,7 @@ SECTIONS = {
     },
     DOCS / "choosing.md": {"defaults": default_table, "zoo": zoo_table},
     DOCS / "methods.md": {"costs": cost_table},
+    DOCS / "search.md": {"measured": search_table},
     DOCS / "recipes" / "finetune.md": {"finetuned": finetuned_table},
     DOCS / "reference" / "cli.md": {"commands": command_pages},
 }

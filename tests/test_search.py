@@ -207,6 +207,18 @@ def test_an_id_that_also_names_a_file_from_here_is_said_to_be_taken_for_the_id(
     assert run("search", folder, "bars/4.jpg", "-k", "1")[2] == ""
 
 
+@pytest.mark.parametrize("source", ["in/*.jpg", "list.txt"])
+def test_a_path_written_differently_is_the_same_image(run, photos, tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photos / "bars", "in")
+    names = [f"in/{i}.jpg" for i in range(3)]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    sslzoo.embed(source, "pixels-32", tmp_path / "e")
+    for query in ("./in/0.jpg", tmp_path / "in" / "0.jpg", "in/../in/0.jpg"):
+        code, out, _ = run("search", "e", query, "--exclude-self", "-k", 9)
+        assert code == 0 and "in/0.jpg" not in out and "in/1.jpg" in out
+
+
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()

@@ -3,6 +3,8 @@
 import json
 import shutil
 import sys
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -40,8 +42,27 @@ def test_a_file_under_several_names_is_no_copy_of_itself(tmp_path):
     shutil.copy(photos / "real.png", photos / "copy.png")
     (group,) = duplicates(sslzoo.build_index(sslzoo.embed(photos, "pixels-32", tmp_path / "copied")))
     assert group.ids == ["copy.png", "real.png"]
+    (tmp_path / "outside").mkdir()
+    shutil.move(photos / "real.png", tmp_path / "outside" / "real.png")
+    (photos / "copy.png").unlink()
+    (photos / "folder").symlink_to(tmp_path / "outside")  # and a-link.png now leads to it as well
+    (photos / "a-link.png").unlink()
+    (photos / "a-link.png").symlink_to(tmp_path / "outside" / "real.png")
+    led_out = sslzoo.embed(photos, "pixels-32", tmp_path / "led-out")
+    assert len(led_out) == 2 and duplicates(sslzoo.build_index(led_out)) == []
+    shutil.move(tmp_path / "outside" / "real.png", photos / "real.png")
     twice = sslzoo.embed([str(photos / "real.png")] * 2, "pixels-32", tmp_path / "twice")
     assert len(twice) == 2 and duplicates(sslzoo.build_index(twice)) == []
+
+
+def test_two_members_of_one_name_are_two_images(tmp_path):
+    Image.effect_noise((32, 32), 80).save(tmp_path / "x.png")
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the name that is there twice
+        for _ in range(2):
+            archive.write(tmp_path / "x.png", "x.png")
+    (group,) = duplicates(sslzoo.build_index(sslzoo.embed(tmp_path / "two.zip", "pixels-32", tmp_path / "e")))
+    assert group.ids == ["x.png", "x.png"]
 
 
 def test_a_group_larger_than_the_search_holds_together():

@@ -32,6 +32,7 @@ from sslzoo.spec import EncoderSpec
 from training import checkpoint, cost, data, distributed, engine, recipe
 from training.facts import record, start_facts
 from training.judge import IMAGES, load_data
+from training.methods import MoCo
 
 NOT_STATED = "not stated"
 MODEL = "model"  # in a run folder: the encoder as of the last stop
@@ -106,6 +107,12 @@ def run(
         typer.echo(
             f"{steps} steps are too few to teach an encoder much; with --set epochs={enough} there are {FEW_STEPS}, and"
             " --init simclr-r18 begins with the encoder inside the package",
+            err=True,
+        )
+    if isinstance(method, MoCo) and method.shuffle and method.splits == distributed.world() == 1:
+        typer.echo(
+            "BN sees whole batches of queries and of keys, which the papers avoid: they shuffle the keys over 8 GPUs, and "
+            "one device does as much with --set method_options.splits=8",
             err=True,
         )
     first = next(run, None)
@@ -267,7 +274,7 @@ def publish(
     with contextlib.ExitStack() as stack:
         folder = source
         if (source / hub.CONFIG).is_file():
-            require_untouched(source, name, license, trained_on, data_terms, score)
+            require_untouched(source, name, license, trained_on, data_terms, score, shard_size)
         else:
             if license == NOT_STATED:
                 raise InputError(f"{source} states no license; add --license with an id such as cc-by-nc-4.0")
@@ -282,13 +289,23 @@ def publish(
 
 
 def require_untouched(
-    folder: Path, name: str, license: str, trained_on: str, data_terms: str, score: list[str] | None
+    folder: Path,
+    name: str,
+    license: str,
+    trained_on: str,
+    data_terms: str,
+    score: list[str] | None,
+    shard_size: str = "",
 ) -> None:
     """Raises InputError when a model folder, whose card is written, is to be given what only the export of a run takes."""
-    given = {"--name": name, "--license": license, "--trained-on": trained_on, "--data-terms": data_terms}
-    if changed := [o for o, value in given.items() if value not in ("", NOT_STATED, NO_DATA)] + ["--score"] * bool(
-        score
-    ):
+    given: dict[str, object] = {
+        "--name": name,
+        "--license": license,
+        "--trained-on": trained_on,
+        "--data-terms": data_terms,
+    }
+    given |= {"--score": score or "", "--shard-size": shard_size}
+    if changed := [option for option, value in given.items() if value not in ("", NOT_STATED, NO_DATA)]:
         raise InputError(f"{folder} is a model folder, which keeps its card; leave out {changed[0]}, or name the run")
 
 

@@ -15,6 +15,8 @@ def native_bf16(device: str | torch.device = "cpu") -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if kind != "cpu":
         return False
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":  # or ATEN_CPU_CAPABILITY keeps torch from it
+        return False
     # private names, present from torch 2.6 on; where one is gone, fp32 is the safe answer
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in probes)

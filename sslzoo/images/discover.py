@@ -25,7 +25,7 @@ from sslzoo.images.sources.table import DatasetReader, ParquetReader, holds_imag
 __all__ = ["Item", "Reader", "Source", "Summary", "class_names", "discover", "open_source", "parts", "split", "state"]
 
 LISTS = (".txt", ".lst", ".list")
-IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")  # how those begin that are likeliest piped in
+IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF87a", b"GIF89a")  # how those begin that are likeliest piped in
 LISTED = ("-", "a list of paths")  # in a manifest: what was no file, and whose ids are paths all the same
 
 Source = Any  # a path or URL, a list of inputs, or a datasets.Dataset

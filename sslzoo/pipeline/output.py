@@ -87,7 +87,8 @@ def prepare_output(
     if resume or shard:
         return Output(folder, folder, folder, read_manifest(folder)) if ours else Output(folder, folder)
     raise OutputExists(
-        f"{folder} already exists; add --update to embed what is new, --overwrite to start anew, or choose another -o"
+        f"{folder} already exists; add --update to embed what is new (of a folder, pattern or list), --overwrite to start "
+        "anew, or choose another -o"
         if ours and read_manifest(folder)["complete"]
         else f"{folder} already exists; add --resume to go on, --overwrite to start anew, or choose another -o"
     )

@@ -163,7 +163,16 @@ def test_an_epoch_of_tables_is_a_permutation_that_stays_within_windows(source):
     again = batches(stream, first.split(10))  # the cache drops groups on the way
     resident = data.load(path, SIZE, storage="memory", quiet=True)
     assert torch.equal(torch.cat(again), resident.images[first])
-    assert len(tables.cache) <= tables.held < len(tables.groups)
+    assert tables.sizes[list(tables.cache)].sum() <= tables.held < len(tables)
+
+
+def test_one_short_row_group_does_not_let_all_others_be_kept(tmp_path):
+    files = pa.table({"image": [{"bytes": encoded(i), "path": f"{i}.jpg"} for i in range(41)]})
+    pq.write_table(files, tmp_path / "x.parquet", row_group_size=4)  # the last has one row
+    tables = rows.Tables([ParquetReader(tmp_path / "x.parquet")], window=8)
+    for row in range(41):
+        assert tables.item(row).id
+    assert tables.sizes[list(tables.cache)].sum() <= tables.held == 24
 
 
 def test_known_failures_are_not_looked_for_again(source, monkeypatch):

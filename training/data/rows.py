@@ -72,7 +72,7 @@ class Tables:
         self.cache: OrderedDict[int, Future[list[Item]]] = OrderedDict()
         self.lock = threading.Lock()
         self.turns = {id(reader): threading.Lock() for reader in readers}  # Arrow's file objects are for one thread
-        self.held = 2 * (window // max(1, min(sizes, default=1)) + 1)
+        self.held = 2 * (window + max(sizes, default=0))  # rows: a window ends with the group that fills it
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -93,9 +93,9 @@ class Tables:
         with self.lock:
             if mine := group not in self.cache:
                 self.cache[group] = Future()
-                while len(self.cache) > self.held:
-                    self.cache.popitem(last=False)
             self.cache.move_to_end(group)
+            while mine and int(self.sizes[list(self.cache)].sum()) > self.held:
+                self.cache.popitem(last=False)
             future = self.cache[group]
         if mine:
             reader, number = self.groups[group]

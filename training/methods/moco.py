@@ -55,7 +55,8 @@ class MoCo(Method):
             norms.split(self.backbone, splits)
         self.projector = mlp([dim] * head_layers + [projection], hidden_norm=False, bias=True)
         self.key_encoder = frozen_copy(self.backbone, self.projector)
-        self.temperature, self.momentum, self.shuffle, self.symmetric = temperature, momentum, shuffle, symmetric
+        self.temperature, self.momentum, self.symmetric = temperature, momentum, symmetric
+        self.shuffle, self.splits = shuffle, splits
         self.register_buffer("queue", F.normalize(torch.randn(queue, projection), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
