@@ -165,7 +165,8 @@ def train(
 
         counted, output = counted + 1, outputs["z"]
         end_of_epoch = step % per_epoch == 0 or step == steps  # epochs may be a fraction
-        if end_of_epoch or time.perf_counter() - began > report_seconds:
+        # all processes look at the same step, or one would end, and all with it, before the first has told why
+        if end_of_epoch or distributed.any_rank(time.perf_counter() - began > report_seconds):
             if watch.earliest() < steps or _spoilt(method):
                 break
             report = _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
@@ -182,6 +183,7 @@ def train(
         where = f"the first was {found[0]}"
         if out is not None and rank == 0:
             where += f"; see {_dump(out, method, images, recipe, bad, found, rate, device)}"
+        distributed.any_rank(False)  # the others wait until it is written
         again = "begin anew in another --output with" if out is not None and checkpoint.exists(out) else "try"
         raise Diverged(
             f"the loss or a weight is not finite at step {bad} of {steps}; {where}; {again} --set"

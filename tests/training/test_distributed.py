@@ -66,6 +66,10 @@ def test_the_loop_in_two_processes_equals_one_and_resumes(two):
         assert torch.equal(together[key], resumed[key]), key
 
 
+def test_all_processes_notice_a_divergence_at_the_same_step(two):
+    assert two("diverge")["told"]
+
+
 def test_the_queues_of_all_processes_are_resumed(two):
     """The checkpoint is written by one process, and each has embeddings of its own in its queue."""
     whole, resumed = two("train_queue"), two("resume_queue")

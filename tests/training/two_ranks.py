@@ -1,5 +1,6 @@
 """What each of two gloo processes runs for test_distributed; every function returns tensors that rank 0 hands back."""
 
+import dataclasses
 import os
 import sys
 from functools import partial
@@ -98,7 +99,7 @@ def settings():
     )
 
 
-def train(out=None, steps=None, kind=None, **options):
+def train(out=None, steps=None, kind=None, changed=None, report_seconds=30.0, **options):
     """The loop itself, without random views, so that the result doesn't depend on the number of processes."""
     images = torch.randint(0, 256, (24, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
@@ -106,7 +107,11 @@ def train(out=None, steps=None, kind=None, **options):
     method = (kind or partial(SimCLR, hidden=8))(backbone, 6, projection=4, **options)
     asked = iter(range(steps)) if steps and distributed.rank() == 0 else None  # only one process is asked to stop
     stop = (lambda: next(asked, None) is None) if asked is not None else (lambda: False)
-    for _ in engine.train(method, images, settings(), out=out, resume=out is not None, stop=stop):
+    chosen = dataclasses.replace(settings(), **(changed or {}))
+    loop = engine.train(
+        method, images, chosen, out=out, resume=out is not None, stop=stop, report_seconds=report_seconds
+    )
+    for _ in loop:
         pass
     return method.state_dict()
 
@@ -117,6 +122,16 @@ def resume(**options):
     if distributed.world() > 1:
         torch.distributed.barrier()
     return train(out, **options)
+
+
+def diverge():
+    """The second process alone finds it time to look, in the middle of an epoch; the first one writes what was found."""
+    out = Path(os.environ["RUN_FOLDER"])
+    try:
+        train(out, changed={"lr_per_256": 1e30}, report_seconds=0.0 if distributed.rank() else 1e9)
+    except engine.Diverged:
+        return {"told": torch.tensor((out / "diverged.json").is_file())}
+    return {"told": torch.tensor(False)}
 
 
 QUEUED = {"kind": SwAV, "hidden": 8, "prototypes": 5, "queue": 8}
