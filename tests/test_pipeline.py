@@ -130,11 +130,19 @@ def test_resuming_with_another_model_or_source_is_refused(mixed, encoder, tmp_pa
         sslzoo.embed(mixed / "bars", encoder, tmp_path / "e", resume=True)
 
 
+def test_a_manifest_among_images_makes_no_vectors_of_them(photos, tmp_path):
+    shutil.copytree(photos / "bars", tmp_path / "site")
+    (tmp_path / "site" / "manifest.json").write_text("{}")  # as a web page's folder has
+    assert len(sslzoo.embed(tmp_path / "site", "pixels-32")) == 6
+
+
 def test_an_output_that_exists_is_kept(photos, encoder, tmp_path):
     sslzoo.embed(photos, encoder, tmp_path / "e")
     before = snapshot(tmp_path / "e")
-    with pytest.raises(OutputExists, match="--resume"):
+    with pytest.raises(OutputExists, match="add --update to embed what is new"):
         sslzoo.embed(photos, encoder, tmp_path / "e")
+    with pytest.raises(InputError, match="e is an embeddings folder, not one of images; search it: sslzoo search"):
+        sslzoo.embed(tmp_path / "e", encoder)
     assert snapshot(tmp_path / "e") == before
     assert len(sslzoo.embed(photos / "bars", encoder, tmp_path / "e", overwrite=True)) == 6
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sslzoo.embeddings import is_embeddings, part_files
 from sslzoo.errors import InputError
 from sslzoo.images.sources.archive import TAR, ZSTD, TarReader, ZipReader
 from sslzoo.images.sources.folder import FileReader, FolderReader, FoldersReader, RemoteFolderReader, folders
@@ -147,8 +146,6 @@ def _of_matches(found: list[str], *, deep: bool) -> Reader:
 def _of_folder(path: Path) -> Reader:
     """The tables at the folder's top where they hold the images, or where there is no image file; else its files."""
     tables, files = sorted(path.glob("*.parquet")), FolderReader(path)
-    if is_embeddings(path) and part_files(path) and not holds_images(tables[0]):
-        raise InputError(f"{path} is an embeddings folder, not one of images; search it: sslzoo search {path} QUERY")
     if any(holds_images(table) for table in tables[:1]) or (tables and next(files.items(Summary()), None) is None):
         return _Tables(tables, files)
     return files

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sslzoo.backends.backend import Backend
-from sslzoo.embeddings import FORMAT, storable
+from sslzoo.embeddings import FORMAT, is_embeddings, part_files, storable
 from sslzoo.errors import ImageError, InputError, Interrupted
 from sslzoo.images.decode import DEFAULT, Policy
 from sslzoo.images.discover import LISTED, Item, Reader, Source, Summary, open_source
 from sslzoo.images.read import Fast, read, read_or_reuse
 from sslzoo.images.sources.location import is_url
+from sslzoo.images.sources.table import holds_images
 from sslzoo.pipeline.update import Begun, Known, Reuse
 from sslzoo.pipeline.writer import Collector, Facts, Part, Writer, fingerprint
 from sslzoo.spec import Preprocess
@@ -53,6 +54,8 @@ class Job:
             raise InputError(f"dtype is {self.dtype!r}; use float32 or float16")
         if self.decoder not in ("pillow", "torch"):
             raise InputError(f"decoder is {self.decoder!r}; use pillow, or torch for JPEG on a GPU")
+        if isinstance(self.source, str | Path):
+            _require_no_vectors(Path(self.source))
         self.reader = self.reader or open_source(self.source)
         if self.deterministic:
             self.batch_size = DETERMINISTIC_BATCH
@@ -266,3 +269,11 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
+
+
+def _require_no_vectors(folder: Path) -> None:
+    """Raises InputError for an embeddings folder, whose parts would pass for tables of paths to images."""
+    if is_embeddings(folder) and (parts := part_files(folder)) and not holds_images(parts[0]):
+        raise InputError(
+            f"{folder} is an embeddings folder, not one of images; search it: sslzoo search {folder} QUERY"
+        )

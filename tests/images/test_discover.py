@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import sslzoo
 from sslzoo.errors import ImageError, InputError
 from sslzoo.images import discover
 from sslzoo.images.discover import Summary
@@ -56,18 +55,11 @@ def test_links_are_followed_once(tmp_path):
         next(item for item in discover.discover(root) if item.id == "broken.jpg").open()
 
 
-def test_an_image_is_no_list_and_vectors_are_no_images(tmp_path, monkeypatch):
+def test_an_image_is_no_list_of_paths(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "image.png").read_bytes())))
     with pytest.raises(InputError, match="this is an image; name its file"):
         discover.open_source("-")
-    sslzoo.embed(tmp_path / "image.png", "pixels-32", tmp_path / "e")
-    with pytest.raises(InputError, match="e is an embeddings folder, not one of images; search it: sslzoo search"):
-        discover.open_source(tmp_path / "e")
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "manifest.json").write_text("{}")  # as a web page's folder may have
-    touch(tmp_path / "site", "1.jpg")
-    assert ids(tmp_path / "site") == ["1.jpg"]
 
 
 @pytest.mark.parametrize("url", ["https://example.invalid/a.jpg", "s3://bucket/a.jpg"])
