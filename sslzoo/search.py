@@ -141,9 +141,10 @@ def _row(collection: Collection, query: str) -> int | None:
     if source.is_absolute() and path.resolve().is_relative_to(source):
         return collection.row_of(path.resolve().relative_to(source).as_posix())
     for name in dict.fromkeys((os.path.normpath(query), os.path.abspath(query), os.path.relpath(query))):
-        own = image_file(name, collection.manifest, listed=True)  # of a list or pattern, whose ids are paths
-        if own is not None and own.samefile(query) and (row := collection.row_of(name)) is not None:
-            return row
+        if (row := collection.row_of(name)) is not None:  # of a list or pattern, whose ids are paths
+            own = image_file(name, collection.manifest, listed=True)
+            if own is not None and own.samefile(query):
+                return row
     return None
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sslzoo
-from sslzoo.backends import PixelsBackend, open_backend, torch_backend
+from sslzoo.backends import PixelsBackend, open_backend, processor, torch_backend
 from sslzoo.backends.backend import Immediate
 from sslzoo.backends.torch_backend import TorchBackend, load_backbone
 from sslzoo.errors import InputError
@@ -273,3 +273,10 @@ def test_openvino_leaves_the_main_threads_signals_where_they_were():
     assert alternate() == before, alternate()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+@pytest.mark.parametrize(("capability", "native"), [("AVX512", True), ("AVX2", False)])
+def test_a_process_that_is_kept_to_avx2_has_no_bf16(monkeypatch, capability, native):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert processor.native_bf16() is native

@@ -93,6 +93,7 @@ def run(
     run = engine.train(method, train_set, settings, out=out, resume=resume, device=device, stop=stop)
     steps = settings.steps(len(train_set))
     alone, told = distributed.world() == 1, 0
+    use = f"sslzoo embed {shlex.quote(data_path)} -m {shlex.quote(str(out / MODEL))}"
     if distributed.rank():  # one process writes, logs and judges for all
         for _ in run:
             told = tell_lost(train_set, told)
@@ -121,9 +122,7 @@ def run(
         if checkpoint.finished(out):
             if not (out / MODEL).is_dir():
                 write_model(out, settings)
-            typer.echo(
-                f"{out}: is finished already; next: sslzoo embed {shlex.quote(data_path)} -m {shlex.quote(str(out / MODEL))}"
-            )
+            typer.echo(f"{out}: is finished already; next: {use}")
             if alone and train_set.failures:
                 raise typer.Exit(checkpoint.LEFT_OUT)
         else:
@@ -167,13 +166,10 @@ def run(
     record(out / checkpoint.FACTS, {"minutes": round(minutes + before, 1)} | costs.summary(reports, per_epoch, device))
     distributed.end()
     write_model(out, settings)
-    done, then = (
-        "stopped",
-        f"; next: the same command with --resume, or sslzoo embed {shlex.quote(data_path)} -m {shlex.quote(str(out / MODEL))}",
-    )
-    if reports[-1].done:
-        done, then = "finished", f"; next: sslzoo embed {shlex.quote(data_path)} -m {shlex.quote(str(out / MODEL))}"
-    typer.echo(f"{out}: {done} after {minutes:.1f} minutes{then}")
+    done, then = "finished", use
+    if not reports[-1].done:
+        done, then = "stopped", f"the same command with --resume, or {use}"
+    typer.echo(f"{out}: {done} after {minutes:.1f} minutes; next: {then}")
     if alone and not reports[-1].done:
         raise typer.Exit(checkpoint.UNFINISHED)
     if alone and (train_set.failures or told):

@@ -266,6 +266,12 @@ def test_a_setting_that_makes_no_sense_is_one_line(run, photos, override, messag
     assert len(error.splitlines()) == 1
 
 
+def test_bn_that_sees_whole_batches_of_keys_is_told(run, photos):
+    go = ("mocov2-r18.tin_cpu_1h", "--data", photos, *SMALL, "--max-minutes", "0", "-o")
+    assert "one device does as much with --set method_options.splits=8" in run(*go, "r")[2]
+    assert "splits" not in run(*go, "s", "--set", "method_options.splits=2")[2]
+
+
 def test_an_output_below_a_file(run, photos, tmp_path):
     (tmp_path / "file").write_text("mine")
     code, _, error = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "file/x", *SMALL)
