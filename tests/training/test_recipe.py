@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from benchmarks import bakeoff
 from sslzoo import registry
 from sslzoo.errors import InputError
 from training import engine, recipe
@@ -16,6 +17,16 @@ def test_every_recipe_builds_its_method(path):
     assert settings.name == path.stem
     with torch.device("meta"):  # names and shapes only: ResNet-50 with a queue takes seconds otherwise
         assert isinstance(engine.build(settings), METHODS[settings.method])
+
+
+@pytest.mark.parametrize(
+    ("base", "overrides"),
+    [*bakeoff.CANDIDATES.values(), *bakeoff.TUNING.values()],
+    ids=[*bakeoff.CANDIDATES, *(f"{name}-2ep" for name in bakeoff.TUNING)],
+)
+def test_every_candidate_of_the_bakeoff_builds_its_method(base, overrides):
+    with torch.device("meta"):
+        engine.build(recipe.load(base, overrides))
 
 
 def test_a_base_is_overlaid():
