@@ -77,7 +77,7 @@ TUNING: dict[str, tuple[str, list[str]]] = {
         "simsiam": [],
         "simsiam-lr0.5-wd1e-4": ["lr_per_256=0.5", "weight_decay=0.0001"],
         "simsiam-adamw": ADAM,
-        "simsiam-32": ["batch_size=32", "lr_per_256=0.4"],  # without negatives it is steps that count
+        "simsiam-32": ["batch_size=32", "lr_per_256=0.4"],
         "swav": [],
         "swav-sharp": SHARP,
         "swav-sharp-128": [*SHARP, "method_options.prototypes=128"],
@@ -144,6 +144,8 @@ def main() -> None:
     args = parser.parse_args()
     judges = dict(item.split("=", 1) for item in args.judge)
     known = TUNING if args.epochs else CANDIDATES
+    if unknown := set(args.only or []) - set(known):
+        parser.error(f"--only {','.join(sorted(unknown))}: there is {', '.join(known)}")
     budget = f"{args.epochs:g}ep" if args.epochs else f"{args.minutes:g}min"
     runs = {name: args.output / f"{name}-{budget}" for name in args.only or known}
     for name, run in runs.items():
