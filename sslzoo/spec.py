@@ -108,7 +108,8 @@ class Geometry(Record):
 class ReportedScore(Record):
     """A score in [0, 1] with what is needed to compare it: data set, protocol, and the same backbone with random weights.
 
-    `interval` is half the width of the 95 % interval over the test items. `benchmark` names the data set as the Hub knows
+    `interval` is half the width of the 95 % interval over the test items, and `gain_interval` that of the paired difference
+    to random weights. `benchmark` names the data set as the Hub knows
     it where it is one of its registered benchmarks: "ORG/DATASET:TASK".
     """
 
@@ -119,6 +120,7 @@ class ReportedScore(Record):
     interval: float | None = None
     random_weights: float | None = None
     raw_pixels: float | None = None
+    gain_interval: float | None = None
     source: str = ""
     benchmark: str = ""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -30,7 +30,7 @@ from sslzoo.encoder import Encoder
 from sslzoo.errors import InputError, SslzooError
 from sslzoo.spec import EncoderSpec
 from training import checkpoint, cost, data, distributed, engine, recipe
-from training.facts import record, start_facts
+from training.facts import record, start_facts, starts
 from training.judge import IMAGES, load_data
 from training.methods import MoCo
 
@@ -135,16 +135,18 @@ def run(
     record(out / IMAGES, data.summary(train_set))
     facts = start_facts(device, settings, len(train_set)) | {"processes": distributed.world()} | begun
     peak = cost.peak_flops(device, bf16=bool(facts["bf16"])) * distributed.world()
-    costs, reports = cost.Cost(stages, peak), []
-    record(out / checkpoint.FACTS, facts | {"flops_per_image": stages[-1][1], "peak_flops": peak})
-    keep_log(out / checkpoint.LOG, first.step)
+    costs = cost.Cost(stages, peak)
+    facts |= {"flops_per_image": stages[-1][1], "peak_flops": peak}
+    record(out / checkpoint.FACTS, facts | {"starts": starts(out / checkpoint.FACTS, first.since, facts)})
+    lines = keep_log(out / checkpoint.LOG, first.since)
+    before = lines[-1]["minutes"] if lines else 0.0
+    per_epoch = len(train_set) // settings.batch_size * settings.batch_size
     with (
         (out / checkpoint.LOG).open("a", encoding="utf-8") as log,
         tqdm(desc=settings.name, total=steps, bar_format=BAR) as bar,
     ):
         for p in itertools.chain([first], run):
-            reports.append(p)
-            line = asdict(p) | {"mfu": costs.mfu(p), "minutes": round((time.monotonic() - began) / 60, 2)}
+            line = asdict(p) | {"mfu": costs.mfu(p), "minutes": round(before + (time.monotonic() - began) / 60, 2)}
             bar.n = p.step
             left = tqdm.format_interval(costs.seconds_left(p, settings.batch_size))
             speed = f"{p.images_per_second:.0f} img/s, MFU {100 * line['mfu']:.0f} %, {left} left"
@@ -157,20 +159,21 @@ def run(
                     tqdm.write(f"the outputs have collapsed (std {p.std:.2f}, healthy: about 1); {LOWER}", sys.stderr)
             log.write(json.dumps(line) + "\n")
             log.flush()
+            lines.append(line)
+            # at every report, so that a killed run's is right too
+            spent = cost.summary(lines, per_epoch) | {"peak_memory_bytes": cost.peak_memory(device)}
+            record(out / checkpoint.FACTS, spent)
             if (lost := tell_lost(train_set, told)) > told:
                 record(out / IMAGES, data.summary(train_set))
                 told = lost
     minutes = (time.monotonic() - began) / 60
-    before = json.loads((out / checkpoint.FACTS).read_text()).get("minutes", 0)
-    per_epoch = len(train_set) // settings.batch_size * settings.batch_size
-    record(out / checkpoint.FACTS, {"minutes": round(minutes + before, 1)} | costs.summary(reports, per_epoch, device))
     distributed.end()
     write_model(out, settings)
     done, then = "finished", use
-    if not reports[-1].done:
+    if not p.done:
         done, then = "stopped", f"the same command with --resume, or {use}"
     typer.echo(f"{out}: {done} after {minutes:.1f} minutes; next: {then}")
-    if alone and not reports[-1].done:
+    if alone and not p.done:
         raise typer.Exit(checkpoint.UNFINISHED)
     if alone and (train_set.failures or told):
         raise typer.Exit(checkpoint.LEFT_OUT)
@@ -314,13 +317,14 @@ def tell_lost(images: data.Images, told: int) -> int:
     return len(lost)
 
 
-def keep_log(log: Path, step: int) -> None:
-    """Leaves the lines of an earlier start up to a step: what it did after its checkpoint is done, and logged, again."""
+def keep_log(log: Path, step: int) -> list[dict[str, Any]]:
+    """Leaves, and returns, the lines of earlier starts up to a step: what they did after their checkpoint is done again."""
     kept = []
     for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
         with contextlib.suppress(ValueError):  # a line that a kill cut off
-            kept += [line + "\n"] if json.loads(line)["step"] < step else []
-    log.write_text("".join(kept), encoding="utf-8")
+            kept += [told] if (told := json.loads(line))["step"] <= step else []
+    log.write_text("".join(json.dumps(told) + "\n" for told in kept), encoding="utf-8")
+    return kept
 
 
 def write_model(out: Path, settings: recipe.Recipe) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,16 +41,17 @@ class Cost:
         work = sum(max(0, end - begin) * flops for begin, end, (_, flops) in zip(begun, ends, self.stages, strict=True))
         return work * batch / speed
 
-    def summary(self, reports: Sequence[engine.Progress], images_per_epoch: int, device: str) -> dict[str, float]:
-        """What a run records of its speed: means over the steps of this start, evaluation left out."""
-        seconds = sum(p.seconds for p in reports)
-        images = sum(p.seconds * p.images_per_second for p in reports)
-        return {
-            "images_per_second": round(images / seconds, 1),
-            "seconds_per_epoch": round(images_per_epoch * seconds / images, 2),
-            "mfu": round(sum(p.seconds * self.mfu(p) for p in reports) / seconds, 4),
-            "peak_memory_bytes": peak_memory(device),
-        }
+
+def summary(log: Sequence[Mapping[str, Any]], images_per_epoch: int) -> dict[str, float]:
+    """What a run records of its speed: means over the lines of its log, which are of all its starts; evaluation is left out."""
+    seconds = sum(line["seconds"] for line in log)
+    images = sum(line["seconds"] * line["images_per_second"] for line in log)
+    return {
+        "minutes": round(log[-1]["minutes"], 1),
+        "images_per_second": round(images / seconds, 1),
+        "seconds_per_epoch": round(images_per_epoch * seconds / images, 2),
+        "mfu": round(sum(line["seconds"] * line["mfu"] for line in log) / seconds, 4),
+    }
 
 
 def stages(recipe: Recipe) -> list[tuple[float, float]]:

@@ -32,8 +32,10 @@ from training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: means over the steps since the last report, `seconds` ago; `done` is true at the run's end."""
+    """Where a run stands: means over the steps since the last report, after step `since` and `seconds` ago; `done` is true at
+    the run's end."""
 
+    since: int
     step: int
     steps: int
     epoch: float
@@ -169,7 +171,7 @@ def train(
         if end_of_epoch or distributed.any_rank(time.perf_counter() - began > report_seconds):
             if watch.earliest() < steps or _spoilt(method):
                 break
-            report = _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
+            report = _report(step, counted, steps, per_epoch, total / counted, output, rate, batch, began)
             wait = save_seconds if end_of_epoch else 10 * save_seconds
             if out is not None and rank == 0 and time.monotonic() - saved_at >= wait:
                 checkpoint.save(out, method, optimizer, recipe, step, images)
@@ -192,7 +194,7 @@ def train(
     if out is not None and saved != step and rank == 0:
         checkpoint.save(out, method, optimizer, recipe, step, images)
     if step < steps and counted:
-        yield _report(step, steps, per_epoch, total / counted, output, rate, counted * batch, began)
+        yield _report(step, counted, steps, per_epoch, total / counted, output, rate, batch, began)
 
 
 def _spoilt(method: Method) -> list[str]:
@@ -254,12 +256,21 @@ def make_views(
 
 
 def _report(
-    step: int, steps: int, per_epoch: int, loss: Tensor, z: Tensor, rate: float, seen: int, began: float
+    step: int,
+    counted: int,
+    steps: int,
+    per_epoch: int,
+    loss: Tensor,
+    z: Tensor,
+    rate: float,
+    batch: int,
+    began: float,
 ) -> Progress:
     signs = {name: float(value) for name, value in collapse(z).items()}
     seconds = time.perf_counter() - began
-    epoch, speed = step / per_epoch, seen / seconds
-    return Progress(step, steps, epoch, float(loss), signs["std"], signs["rank"], rate, speed, seconds, step == steps)
+    epoch, speed, since = step / per_epoch, counted * batch / seconds, step - counted
+    std, rank = signs["std"], signs["rank"]
+    return Progress(since, step, steps, epoch, float(loss), std, rank, rate, speed, seconds, step == steps)
 
 
 def _seed(*stream: int) -> int:

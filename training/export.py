@@ -20,21 +20,20 @@ from sslzoo.encoder import Encoder
 from sslzoo.errors import InputError
 from sslzoo.evaluate.knn import knn
 from sslzoo.evaluate.linear import linear
-from sslzoo.evaluate.score import Score
+from sslzoo.evaluate.score import Score, compare
 from sslzoo.images import discover
-from sslzoo.spec import Canary, EncoderSpec, ReportedScore, feature_dim
+from sslzoo.spec import EncoderSpec, ReportedScore, feature_dim
+from sslzoo.verify import canary_of
 from training import checkpoint, recipe
 from training.methods import METHODS
 from training.picture import curve, neighbours
 
-CANARY = "cat-chelsea.jpg"
 CARD = Path(__file__).parent / "card.md"
 PICTURE, CURVE = "neighbours.jpg", "curve.png"
-CURVES = """
-![Loss, spread and effective rank over the epochs](curve.png)
-
-Over the epochs: the loss, and of the projections of a batch the standard deviation times √d (1: spread over the sphere, 0:
-collapsed) and the effective rank. At the last step they are {loss:.3f}, {std:.2f} and {rank:.0f}.
+DRAWN = "\n![Loss, spread and effective rank over the epochs](curve.png)\n"
+SIGNS = """
+At the last step the loss is {loss:.3f}. The projections of that batch of {batch} have a standard deviation times √d of {std:.2f}
+(1: spread over the sphere, 0: collapsed) and an effective rank of {rank:.0f}, which depends on the batch and on the projection.
 """
 
 
@@ -95,19 +94,24 @@ def export(
         paper=METHODS[settings.method].paper,
     )
     tensors = half({k.removeprefix("backbone."): v for k, v in state["method"].items() if k.startswith("backbone.")})
-    spec = hub.write(folder, spec, tensors, card="", shard_size=shard_size)
-    spec = dataclasses.replace(spec, sources=(f"local-dir:{folder}",))
-    spec = dataclasses.replace(spec, canary=canary(spec), scores=tuple(measure(spec, scores or {})))
-    final = dataclasses.replace(spec, sources=())
-    credits = neighbours(spec, folder / PICTURE)
     log = read_log(run / checkpoint.LOG)
-    drawn = bool(log) and curve(log, folder / CURVE)
-    hub.write_texts(folder, final, render_card(final, facts, credits, CURVES.format(**log[-1]) if drawn else ""))
-    for record in (checkpoint.FACTS, checkpoint.LOG):
-        if (run / record).is_file():
-            shutil.copy(run / record, folder / record)
-    (folder / "recipe.toml").write_text(settings.to_toml(), encoding="utf-8")
-    return spec
+    facts |= {"changed": "".join(f", with {change}" for change in recipe.changes(settings))}
+    with hub.new_folder(folder) as made:  # complete, or not there
+        spec = hub.fill(made, spec, tensors, card="", shard_size=shard_size)
+        spec = dataclasses.replace(spec, sources=(f"local-dir:{made}",))
+        canary = canary_of(Encoder.from_spec(spec, device="cpu"))
+        spec = dataclasses.replace(spec, canary=canary, scores=tuple(measure(spec, scores or {})))
+        credits = neighbours(spec, made / PICTURE)
+        signs = SIGNS.format(**log[-1], batch=settings.batch_size) if log else ""
+        if log and curve(log, made / CURVE):
+            signs = DRAWN + signs
+        spec = dataclasses.replace(spec, sources=())
+        hub.write_texts(made, spec, render_card(spec, facts, credits, signs))
+        for record in (checkpoint.FACTS, checkpoint.LOG):
+            if (run / record).is_file():
+                shutil.copy(run / record, made / record)
+        (made / "recipe.toml").write_text(settings.to_toml(), encoding="utf-8")
+    return dataclasses.replace(spec, sources=(f"local-dir:{folder}",))
 
 
 def own_name(settings: recipe.Recipe, folder: Path) -> str:
@@ -122,13 +126,15 @@ def repack(model: Path, folder: Path, *, shard_size: str = "") -> EncoderSpec:
     Tensors, card, scores and everything else stay as they are; the sha256 in `config.json` becomes that of the new files.
     """
     spec = hub.read_config(model)
-    card = (model / hub.CARD).read_text(encoding="utf-8")
+    written = model / hub.CARD
+    # what `load` fetched from the Hub has none
+    card = written.read_text(encoding="utf-8") if written.is_file() else hub.card(spec)
     head = hub.read_head(spec) if (model / hub.HEAD).is_file() else None
-    written = hub.write(folder, spec, hub.read(spec), card, head=head, shard_size=shard_size)
+    anew = hub.write(folder, spec, hub.read(spec), card, head=head, shard_size=shard_size)
     for path in model.iterdir():
         if path.is_file() and ".safetensors" not in path.name and not (folder / path.name).exists():
             shutil.copy(path, folder / path.name)
-    return written
+    return anew
 
 
 def half(state: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
@@ -138,13 +144,6 @@ def half(state: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
         for name, value in state.items()
         if value.is_floating_point()
     }
-
-
-def canary(spec: EncoderSpec) -> Canary:
-    """The first eight numbers of the embedding of a photo inside the package."""
-    vector = Encoder.from_spec(spec, device="cpu").encode(hub.PACKAGE / "photos" / CANARY)[0]
-    # a hundredth of a standard deviation: far above the difference between processors, far below any real change
-    return Canary(CANARY, tuple(round(float(v), 5) for v in vector[:8]), tolerance=round(float(vector.std()) / 100, 5))
 
 
 def splits(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -179,6 +178,7 @@ def measure(spec: EncoderSpec, data: Mapping[str, Path]) -> list[ReportedScore]:
                     interval=round(score.interval(), 4),
                     random_weights=round(baseline.value, 4),
                     raw_pixels=round(raw.value, 4),
+                    gain_interval=round(compare(score, baseline).interval, 4),
                     source="measured on this file",
                     benchmark=benchmark,
                 )
@@ -191,18 +191,28 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, curves: str) -> str:
-    """The model card, from the template, what is known, who took the photos of its picture, and what its curves show."""
+def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, signs: str) -> str:
+    """The model card, from the template, what is known, who took the photos of its picture, and the signs of its training."""
     known = registry.known().get(spec.name)
     load = f'sslzoo.load("{spec.name}")' if known is not None and known.sha256 == spec.sha256 else hub.HERE
-    rows = ["| data | protocol | this encoder | random weights | raw pixels |", "|---|---|---|---|---|"]
+    rows = [
+        "| data | protocol | this encoder | random weights | gain over them | raw pixels |",
+        "|---|---|---|---|---|---|",
+    ]
     for s in spec.scores:
-        numbers = [f"{100 * (value or 0):.1f}" for value in (s.value, s.interval, s.random_weights, s.raw_pixels)]
-        rows.append(f"| {s.dataset} | {s.protocol} | **{numbers[0]}** ± {numbers[1]} | {numbers[2]} | {numbers[3]} |")
+        ours, interval, random, gain, pixels = (
+            100 * (value or 0) for value in (s.value, s.interval, s.random_weights, s.gain_interval, s.raw_pixels)
+        )
+        rows.append(
+            f"| {s.dataset} | {s.protocol} | **{ours:.1f}** ± {interval:.1f} | {random:.1f} | {ours - random:+.1f} ± {gain:.1f} |"
+            f" {pixels:.1f} |"
+        )
     values = spec.to_dict() | spec.preprocess.to_dict() | dict(facts)
-    defaults = dict.fromkeys(("processor", "threads", "torch", "images", "minutes"), "?")
+    defaults = dict.fromkeys(("processor", "threads", "torch", "images", "minutes"), "?") | {"changed": ""}
     table = "\n".join(rows) if spec.scores else "Not measured."
     remark = f" {facts['remark']}" if "remark" in facts else ""
-    values |= {"curves": curves, "remark": remark, "epochs": f"{spec.epochs:g}" if spec.epochs else "?"}
+    if len(facts.get("starts", [])) > 1:
+        remark = f" It was stopped and went on with other code or on another machine: see `run.json`.{remark}"
+    values |= {"signs": signs, "remark": remark, "epochs": f"{spec.epochs:g}" if spec.epochs else "?"}
     values |= {"metadata": hub.metadata(spec), "example": hub.example(spec, load), "credits": credits, "scores": table}
     return Template(CARD.read_text(encoding="utf-8")).substitute(defaults | values)

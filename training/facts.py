@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -30,6 +31,14 @@ def start_facts(device: str, settings: recipe.Recipe, images: int) -> dict[str, 
     }
 
 
+def starts(path: Path, step: int, facts: Mapping[str, object]) -> list[dict[str, object]]:
+    """After which step a run went on with what: the list in its facts' file, with this start where it differs from the last."""
+    known = json.loads(path.read_text()).get("starts", []) if path.exists() else []
+    now = {"step": step} | {key: facts[key] for key in ("commit", "processor", "threads", "torch")}
+    earlier: list[dict[str, object]] = [start for start in known if start["step"] < step]  # others left nothing behind
+    return earlier if earlier and earlier[-1] | {"step": step} == now else [*earlier, now]
+
+
 def processor_name() -> str:
     """The processor's name with its vector extensions, which decide the speed."""
     try:
@@ -40,9 +49,9 @@ def processor_name() -> str:
     return f"{name} ({torch.backends.cpu.get_cpu_capability()}{', bf16' if native_bf16() else ''})"
 
 
-def record(path: Path, facts: dict[str, object]) -> None:
+def record(path: Path, facts: Mapping[str, object]) -> None:
     """Adds facts to a JSON file, atomically."""
     known = json.loads(path.read_text()) if path.exists() else {}
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(known | facts, indent=2) + "\n")
+    temporary.write_text(json.dumps(known | dict(facts), indent=2) + "\n")
     os.replace(temporary, path)

@@ -49,7 +49,8 @@ def register(folder: Path) -> str:
 
 def _require_new_or_same(folder: Path, spec: EncoderSpec) -> None:
     known = registry.known().get(spec.name)
-    if known is not None and known.sha256 not in ("", spec.sha256):
+    pushed = known is not None and any(not source.startswith("checkout:") for source in known.sources)
+    if known is not None and pushed and known.sha256 not in ("", spec.sha256):
         raise InputError(
             f"{folder} is not the {spec.name} that sslzoo/zoo pins (sha256 {spec.sha256[:16]}… and {known.sha256[:16]}…); "
             "give it a name of its own"
@@ -65,6 +66,7 @@ def _enter(spec: EncoderSpec, source: str) -> str:
     default = known.default if known else _is_first(spec.name)
     path = registry.ZOO / f"{spec.name}.json"
     path.write_text(dataclasses.replace(spec, sources=(*others, source), default=default).to_json(), encoding="utf-8")
+    registry.known.cache_clear()  # the next of several asks again what is there
     return f"wrote {source} into {path}"
 
 

@@ -189,6 +189,14 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     return from_dict(values)
 
 
+def changes(settings: Recipe) -> list[str]:
+    """What differs from the recipe of that name in `training/recipes`, as `key = value`; nothing where there is none."""
+    if not (RECIPES / f"{settings.name}.toml").is_file():
+        return []
+    usual = load(settings.name).to_dict()
+    return [f"{key} = {json.dumps(value)}" for key, value in settings.to_dict().items() if value != usual[key]]
+
+
 def _read(path: Path) -> dict[str, Any]:
     """A recipe's keys over those of the one it names as its `base`; lists are replaced, and another method's options too."""
     try:

@@ -158,23 +158,36 @@ def write(
     and they lie as the Hub lays out shards; else there is one file.
     """
     with new_folder(folder) as temporary:
-        weights = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-        parts = _shards(weights, shard_size)
-        for name, part in parts.items():
-            save(part, temporary / name)
-        files = [temporary / name for name in parts]
-        if len(files) > 1:
-            places = {key: name for name, part in parts.items() for key in part}
-            index = {"metadata": {"total_size": sum(v.nbytes for v in weights.values())}, "weight_map": places}
-            (temporary / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        spec = dataclasses.replace(
-            spec, sources=(), sha256=weights_sha256(temporary), size_bytes=sum(path.stat().st_size for path in files)
-        )
-        if head:
-            save(head, temporary / HEAD)
-            checkpoint = spec.head.checkpoint if spec.head else None
-            spec = dataclasses.replace(spec, head=Head(checkpoint, sha256(temporary / HEAD)))
-        write_texts(temporary, spec, card)
+        return fill(temporary, spec, tensors, card, head=head, shard_size=shard_size)
+
+
+def fill(
+    folder: Path,
+    spec: EncoderSpec,
+    tensors: Tensors,
+    card: str,
+    *,
+    head: Tensors | None = None,
+    shard_size: str = "",
+) -> EncoderSpec:
+    """As `write`, into a folder that is there and empty."""
+    weights = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    parts = _shards(weights, shard_size)
+    for name, part in parts.items():
+        save(part, folder / name)
+    files = [folder / name for name in parts]
+    if len(files) > 1:
+        places = {key: name for name, part in parts.items() for key in part}
+        index = {"metadata": {"total_size": sum(v.nbytes for v in weights.values())}, "weight_map": places}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    spec = dataclasses.replace(
+        spec, sources=(), sha256=weights_sha256(folder), size_bytes=sum(path.stat().st_size for path in files)
+    )
+    if head:
+        save(head, folder / HEAD)
+        checkpoint = spec.head.checkpoint if spec.head else None
+        spec = dataclasses.replace(spec, head=Head(checkpoint, sha256(folder / HEAD)))
+    write_texts(folder, spec, card)
     return spec
 
 

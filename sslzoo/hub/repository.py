@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from sslzoo.errors import InputError, WeightsError
@@ -92,7 +93,7 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
     `dry_run` checks and uploads nothing. Raises InputError for a folder without a license, or whose card tells another
     one or leaves out the authors' file, and WeightsError when the weights aren't those of its config or the Hub refuses.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     spec = read_config(folder)
     if not _is_repository(repo):
@@ -121,8 +122,12 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         text = text.replace(HERE, f'sslzoo.load("{HUB_PREFIX}{repo}")')
-        operations = [CommitOperationAdd(CARD, text.encode())]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [CommitOperationAdd(CARD, text.encode())]
         operations += [CommitOperationAdd(str(path.relative_to(folder).as_posix()), path) for path in paths[1:]]
+        # weights in one file where there were shards, or the other way about: what stays would be read, or downloaded, too
+        ours = {operation.path_in_repo for operation in operations}
+        old = {name for name in api.list_repo_files(repo) for pattern in NEEDED[1:] if fnmatch(name, pattern)}
+        operations += [CommitOperationDelete(name) for name in sorted(old - ours)]
         done = api.create_commit(repo, operations, commit_message=f"Add {spec.name}")
     source = f"{HUB_PREFIX}{repo}@{done.oid}"
     return Pushed([f"pushed to {repo}: {done.commit_url}", f"load it with: sslzoo.load('{source}')", *lines], source)

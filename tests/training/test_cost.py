@@ -39,7 +39,7 @@ def test_flops_of_known_networks(name, gflops):
 
 
 def report(step, speed=10.0, seconds=1.0):
-    return Progress(step, 100, step / 10, 0.0, 1.0, 1.0, 0.1, speed, seconds, done=False)
+    return Progress(step - 1, step, 100, step / 10, 0.0, 1.0, 1.0, 0.1, speed, seconds, done=False)
 
 
 def test_utilisation_and_time_left():
@@ -53,10 +53,13 @@ def test_utilisation_and_time_left():
 
 
 def test_a_runs_means():
-    facts = cost.Cost([(0.0, 4.0)], peak=160.0).summary([report(1), report(2, 40.0, 2.0)], 180, "cpu")
+    lines = [{"seconds": 1.0, "images_per_second": 10.0, "mfu": 0.1, "minutes": 0.1}]
+    lines += [{"seconds": 2.0, "images_per_second": 40.0, "mfu": 0.4, "minutes": 0.15}]
+    facts = cost.summary(lines, 180)
     assert facts["images_per_second"] == 30  # 10 and 80 images in three seconds
     assert facts["seconds_per_epoch"] == 6
-    assert facts["mfu"] == pytest.approx(30 * 4 / 160)
+    assert facts["mfu"] == pytest.approx(0.3)
+    assert facts["minutes"] == pytest.approx(0.15, abs=0.06)
 
 
 def test_the_peak_is_above_what_any_step_reaches():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sslzoo
@@ -64,7 +65,9 @@ def test_folder_to_model_to_vectors(run, photos, tmp_path):
     card = (tmp_path / "m" / "README.md").read_text()
     assert "license: cc0-1.0" in card
     assert "$" not in card
-    assert f"At the last step they are {log[-1]['loss']:.3f}, {log[-1]['std']:.2f} and {log[-1]['rank']:.0f}." in card
+    assert f"At the last step the loss is {log[-1]['loss']:.3f}." in card and "projections of that batch of 4 " in card
+    # what was changed of the recipe is told, as it is what somebody who repeats it has to type
+    assert "The recipe `simclr-r18.tin_cpu_1h`, with store_size = 32, with epochs = 2" in card
     with Image.open(tmp_path / "m" / "curve.png") as curves:
         assert curves.size == (1350, 360) and "(curve.png)" in card
     vectors = sslzoo.embed(photos, "local-dir:m", device="cpu").vectors
@@ -120,8 +123,8 @@ def test_what_a_diverged_run_left_is_replaced(run, photos, tmp_path):
 def test_a_resumed_log_holds_each_step_once(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 3}\n{"step": 6}\n{"step": 9}\n{"ste')
-    cli.keep_log(log, 6)
-    assert log.read_text() == '{"step": 3}\n'
+    assert cli.keep_log(log, 6) == [{"step": 3}, {"step": 6}]
+    assert log.read_text() == '{"step": 3}\n{"step": 6}\n'
 
 
 def test_a_file_that_goes_away_is_told_and_the_run_goes_on(run, photos, tmp_path, monkeypatch):
@@ -141,8 +144,6 @@ def test_a_file_that_goes_away_is_told_and_the_run_goes_on(run, photos, tmp_path
 
 
 def test_the_exported_backbone_is_the_trained_one(run, photos, tmp_path):
-    import torch
-
     run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--set", "epochs=1")
     run("export", "r", "-o", "m")
     state = torch.load(tmp_path / "r" / "checkpoint.pt", weights_only=True)["method"]
@@ -164,9 +165,47 @@ def test_stopping_and_going_on(run, photos, tmp_path):
     assert "finished" in out
 
 
-def test_starting_from_an_encoder(run, photos, model_folder, tmp_path):
-    import torch
+def test_what_a_run_took_is_told_over_all_its_starts(run, photos, tmp_path, monkeypatch):
+    go = ("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL)
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "stop_condition", lambda _: iter([False] * 4 + [True] * 9).__next__)
+        assert run(*go)[0] == 75
+    log, facts = tmp_path / "r" / "log.jsonl", tmp_path / "r" / "run.json"
+    told = json.loads(facts.read_text())
+    assert [start["step"] for start in told["starts"]] == [0]
+    told["starts"][0]["commit"] = "another"
+    facts.write_text(json.dumps(told))
+    first, second = (json.loads(line) for line in log.read_text().splitlines())
+    lost = second | {
+        "since": 4,
+        "step": 5,
+        "seconds": 1000.0,
+        "minutes": 1000.0,
+    }  # done after the checkpoint, then killed
+    log.write_text("".join(json.dumps(line) + "\n" for line in (first, second, lost)))
+    assert run(*go, "--resume")[0] in (0, None)
 
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["since"], line["step"]) for line in lines] == [(0, 3), (3, 4), (4, 6)]
+    told = json.loads(facts.read_text())
+    seconds = sum(line["seconds"] for line in lines)
+    assert told["images_per_second"] == pytest.approx(6 * 4 / seconds, rel=0.01)
+    assert second["minutes"] <= told["minutes"] + 0.1 < 1000
+    assert [start["step"] for start in told["starts"]] == [0, 4]
+    assert "went on with other code" in (tmp_path / "r" / "model" / "README.md").read_text()
+
+
+def test_an_export_that_fails_leaves_nothing_behind(run, photos, tmp_path):
+    run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--set", "epochs=1")
+    (tmp_path / "data").mkdir()
+    for part in ("train", "val"):
+        (tmp_path / "data" / f"{part}.parquet").write_bytes(b"no table")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert run("export", "r", "-o", "m", "--score", "data=data")[0] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_starting_from_an_encoder(run, photos, model_folder, tmp_path):
     go = ("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--set", "lr_per_256=0.0", "--init")
     code, _, err = run(*go, f"local-dir:{model_folder}")
     assert code in (0, None), err
