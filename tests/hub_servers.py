@@ -168,6 +168,8 @@ def hub_server(faults=None):
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif entry["key"] == "lfsFile":
                     files[value["path"]] = blobs[value["oid"]]
+                elif entry["key"] == "deletedFile":
+                    del files[value["path"]]
             oid = hashlib.sha1(body).hexdigest()
             repos[repo].append((oid, files))
             return self.json(

@@ -213,6 +213,9 @@ def test_shards_are_made_read_and_joined(model_folder, tmp_path, monkeypatch, ca
     assert export(tmp_path / "shards", "-o", tmp_path / "joined")[0] in (0, None)
     for name in ("model.safetensors", "config.json", "README.md"):
         assert (tmp_path / "joined" / name).read_bytes() == (model_folder / name).read_bytes()
+    (tmp_path / "shards" / "README.md").unlink()  # as `load` fetches them from the Hub
+    assert export(tmp_path / "shards", "-o", tmp_path / "fetched")[0] in (0, None)
+    assert encoder.spec.name in (tmp_path / "fetched" / "README.md").read_text()
     code, err = export(model_folder, "-o", tmp_path / "x", "--shard-size", "15")
     assert code == 1
     assert "15MB" in err

@@ -157,6 +157,10 @@ def test_shards_both_ways(run, folder, tmp_path):
     assert len(list((tmp_path / "shards").glob("model-0000?-of-00003.safetensors"))) == 3
     run("-m", "sslzoo", "push", tmp_path / "shards", "me/shards")
     assert run("-c", LOAD, "hf-hub:me/shards").split()[0] == "random-r18"
+    # the other kind into the same repository: what was there would be read, and refused, in its place
+    for again in (folder, tmp_path / "shards"):
+        run("-m", "sslzoo", "push", again, "me/shards")
+        assert run("-c", LOAD, "hf-hub:me/shards").split()[0] == "random-r18"
 
 
 def test_weights_that_are_not_the_configs_are_refused(run, folder):

@@ -85,9 +85,8 @@ def test_all_of_them_and_the_demo(run, server, checkout):
 
     out = run("publish", "--all", "--namespace", "org")
     files = server.contents[f"org/{OURS}"][-1][1]
-    assert set(files) == {
-        "README.md", "config.json", "model.safetensors", "neighbours.jpg", "log.jsonl", "run.json",
-    }  # fmt: skip
+    ours = {path.name for path in (ROOT / "hub_cards" / OURS).iterdir()}
+    assert set(files) == ours > {"README.md", "config.json", "model.safetensors", "neighbours.jpg"}
     pushed = set(server.contents["spaces/org/sslzoo"][-1][1])
     assert {name for name in pushed if "/" not in name} == {"app.py", "README.md"}
     assert {"photos/windmill-1.jpg", "photos/ATTRIBUTION.md"} < pushed
@@ -240,9 +239,25 @@ def test_a_registered_folder_loads_by_name_from_the_checkout_and_is_published_la
     assert "wrote checkout:byol-r18.mine" in run("register", folder)
     load = COMMAND.replace("__main__.main()", "import sslzoo; print(sslzoo.load('byol-r18', device='cpu').spec.name)")
     assert run(code=load).strip() == "byol-r18.mine"
+    # better weights may take the name until the first push
+    pinned = json.loads((checkout / "zoo" / "byol-r18.mine.json").read_text())["sha256"]
+    again = tmp_path / "again"
+    sslzoo.load("random-r18", device="cpu").save_pretrained(again)
+    config = json.loads((again / "config.json").read_text()) | {"name": folder.name, "license": "mit"}
+    (again / "config.json").write_text(json.dumps(config))
+    shutil.move(folder, tmp_path / "first")
+    shutil.copytree(again, folder)
+    run("register", folder)
+    assert json.loads((checkout / "zoo" / "byol-r18.mine.json").read_text())["sha256"] == config["sha256"] != pinned
+    shutil.rmtree(folder)
+    shutil.move(tmp_path / "first", folder)
+    run("register", folder)
     run("publish", folder, "--repo", "me/it")
     entry = json.loads((checkout / "zoo" / "byol-r18.mine.json").read_text())
     assert [source.partition(":")[0] for source in entry["sources"]] == ["checkout", "hf-hub"]
+    shutil.move(folder, tmp_path / "pushed")
+    shutil.move(again, folder)
+    assert "give it a name of its own" in run("register", folder, ok=False)
     shutil.rmtree(folder)
     assert run(code=load).strip() == "byol-r18.mine"  # now from the Hub
 
@@ -253,4 +268,4 @@ def test_every_folder_of_hub_cards_is_in_the_zoo():
         assert spec.name == config.parent.name
         known = registry.known()[spec.name]
         assert known.to_dict() == spec.to_dict() | {"sources": known.sources, "default": known.default}
-        assert sslzoo.load(spec.name, device="cpu").spec.sha256 == hub.sha256(config.parent / hub.WEIGHTS)
+        assert sslzoo.load(spec.name, device="cpu").spec.sha256 == hub.weights_sha256(config.parent)
