@@ -38,12 +38,11 @@ docs:
 generated:
 	$(PYTHON) -m tests.generated
 
-# make gpu-zoo CIFAR10=FOLDER TINYIMAGENET=FOLDER: every encoder that wants a GPU, in slices of nine minutes; 75 means go on
+# make gpu-zoo CIFAR10=FOLDER TINYIMAGENET=FOLDER [IMAGENETTE=FOLDER]: every encoder that wants a GPU. Without `exec` a SIGTERM
+# would end the shell and leave Python; a rehearsal (ARGS='--set epochs=1 -o FOLDER') wants a folder of its own
 gpu-zoo:
-	while true; do \
-		$(PYTHON) -m training.gpu_zoo --cifar10 '$(CIFAR10)' --tinyimagenet '$(TINYIMAGENET)' $(ARGS); \
-		code=$$?; [ $$code -eq 75 ] || exit $$code; \
-	done
+	exec $(PYTHON) -m training.gpu_zoo --cifar10 '$(CIFAR10)' --tinyimagenet '$(TINYIMAGENET)' \
+		$(if $(IMAGENETTE),--imagenette '$(IMAGENETTE)') --minutes inf $(ARGS)
 
 # make release VERSION=0.2.0, in a clean checkout: stamps version and changelog, builds wheel and sdist into an empty dist; commit
 # and tag are yours. If the build fails, the same command goes on.

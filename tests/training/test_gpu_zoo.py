@@ -1,8 +1,9 @@
 """The list for a GPU, at tiny size on the CPU: in slices, to scores of the files that were written."""
 
-import argparse
 import io
 import json
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.gratings import gratings
-from training import gpu_zoo, recipe
+from training import checkpoint, gpu_zoo, recipe
 
+SIMCLR, MOCO = "simclr-r18.cifar10_200ep", "mocov2-r18.cifar10_200ep"
 SMALL = ["epochs=2", "batch_size=16", "precision=fp32"]
 
 
@@ -55,6 +58,7 @@ def test_slices_end_in_scores(data, tmp_path):
     assert "not finished" not in second.stdout and "(81.9)" in second.stdout and "(88.4)" in second.stdout
     for name in ("simsiam-r18.cifar10_200ep", "swav-r18.cifar10"):
         scores = json.loads((tmp_path / "z" / name / "result.json").read_text())
+        assert scores.pop("data") == "cifar10"
         assert set(scores) == {"encoder", "random weights", "raw pixels"}
         assert all(0 <= value <= 1 for role in scores.values() for value in role.values())
         assert (tmp_path / "z" / name / "model" / "model.safetensors").is_file()
@@ -77,12 +81,125 @@ def test_nothing_to_do_says_what_to_give(monkeypatch, tmp_path):
         gpu_zoo.main()
 
 
-@pytest.mark.parametrize(("code", "ok"), [(0, True), (3, True), (75, True), (1, False)])
-def test_a_run_that_stopped_is_gone_on_with_and_one_that_failed_ends_the_list(monkeypatch, tmp_path, code, ok):
-    monkeypatch.setattr(gpu_zoo.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, code))
-    args = argparse.Namespace(device="cpu", set=[])
-    if ok:
-        assert gpu_zoo.trained(gpu_zoo.JOBS[0], tmp_path, tmp_path / "r", 1.0, args) is False
-    else:
-        with pytest.raises(SystemExit, match="failed with exit code 1"):
-            gpu_zoo.trained(gpu_zoo.JOBS[0], tmp_path, tmp_path / "r", 1.0, args)
+class Zoo:
+    """The list with training and judging replaced: `codes` is how a recipe's run ends, by default well."""
+
+    def __init__(self, folder):
+        self.folder, self.codes, self.begun, self.judged = folder, {}, [], []
+        for split in ("train", "test"):
+            (folder / f"{split}.parquet").touch()
+
+    def work(self, command):
+        """A run's files, without a run."""
+        name, run = command[3], Path(command[command.index("-o") + 1])
+        self.begun.append(name)
+        if code := self.codes.get(name, 0):
+            return code
+        run.mkdir()
+        settings = recipe.load(name, [word.removeprefix("--set=") for word in command if word.startswith("--set=")])
+        state = {"recipe": settings.to_dict(), "images": 1000, "step": settings.steps(1000)}
+        torch.save(state, run / checkpoint.FILE)
+        (run / checkpoint.FACTS).write_text('{"processor": "a GPU"}')  # no minutes: killed just before its end
+        return 0
+
+    def judge(self, model, train, test, protocol, device):
+        """The same scores for all."""
+        self.judged.append((model.parent.name, protocol))
+        return {role: {"knn": 0.9, "linear": 0.8} for role in ("encoder", "random weights", "raw pixels")}
+
+    def press(self, *options, output="z"):
+        """The exit code of the command, and what it has written."""
+        given = ["--cifar10", str(self.folder), "--device", "cpu", "-o", str(self.folder / output), *options]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["gpu_zoo", *given])
+            patch.setattr(gpu_zoo, "work", self.work)
+            patch.setattr(gpu_zoo, "judged", self.judge)
+            try:
+                gpu_zoo.main()
+                code = 0
+            except SystemExit as end:
+                code = end.code
+        return code, (self.folder / output / "results.md").read_text()
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    return Zoo(tmp_path)
+
+
+def test_a_rehearsal_is_no_result(zoo):
+    rehearsal = ("--only", SIMCLR, "--set", "epochs=1")
+    assert zoo.press(*rehearsal)[0] == 0
+    assert zoo.press(*rehearsal)[0] == 0 and zoo.begun == [SIMCLR]  # of the same settings it is not done again
+    for only in (SIMCLR, MOCO):  # nor does it get into another one's table
+        message = zoo.press("--only", only)[0]
+        assert "epochs 1, not 200" in message and f"-o {zoo.folder / 'z'}-2" in message
+    assert zoo.press("--only", SIMCLR, output="z-2")[0] == 0 and zoo.begun == [SIMCLR, SIMCLR]
+
+
+def test_the_table_has_what_other_calls_have_finished(zoo):
+    zoo.press("--only", SIMCLR)
+    code, text = zoo.press("--only", MOCO)
+    assert code == 0 and "not finished" not in text
+    for name, bar in ((SIMCLR, 84.8), (MOCO, 85.3)):
+        assert f"| {name} | cifar10 | 90.0 ({bar}) | 80.0 | 90.0 / 80.0 | 90.0 / 80.0 | a GPU | ? |" in text
+
+
+def test_a_run_that_fails_is_told_and_not_begun_again(zoo):
+    zoo.codes = {SIMCLR: 1}
+    code, text = zoo.press("--only", SIMCLR, MOCO)
+    assert code == 1 and f"| {SIMCLR} | cifar10 | failed (exit code 1) |" in text and "delete its folder" in text
+    assert [name for name, _ in zoo.judged] == [MOCO]
+    zoo.codes = {}
+    assert zoo.press("--only", SIMCLR, MOCO)[0] == 1 and zoo.begun == [SIMCLR, MOCO]
+    shutil.rmtree(zoo.folder / "z" / SIMCLR)
+    code, text = zoo.press("--only", SIMCLR, MOCO)
+    assert code == 0 and "failed" not in text and zoo.begun == [SIMCLR, MOCO, SIMCLR]
+
+
+@pytest.mark.parametrize(("code", "ends"), [(3, 0), (75, 75)])
+def test_a_run_without_some_images_is_judged_and_one_that_stopped_is_not(zoo, code, ends):
+    zoo.codes = {SIMCLR: code}
+    run = zoo.folder / "z" / SIMCLR
+    run.mkdir(parents=True)
+    (run / checkpoint.FACTS).write_text('{"processor": "a GPU", "minutes": 30}')
+    found, text = zoo.press("--only", SIMCLR, MOCO)
+    assert found == ends and zoo.begun == ([SIMCLR, MOCO] if ends == 0 else [SIMCLR])
+    assert ("| a GPU | 0.50 |" in text) is (ends == 0)
+
+
+def test_judging_waits_for_a_slice_with_time_for_it(zoo):
+    assert zoo.press("--only", SIMCLR, "--minutes", "3")[0] == gpu_zoo.UNFINISHED and not zoo.judged
+    zoo.work = lambda command: 0
+    assert zoo.press("--only", SIMCLR, "--minutes", "3")[0] == 0  # the first thing of a slice, however short
+    assert zoo.judged == [(SIMCLR, (200, 0.1))]
+
+
+def test_the_package_encoder_is_held_against_imagenette_where_that_is_given(zoo):
+    for part in ("train", "val"):
+        (zoo.folder / "imagenette" / part).mkdir(parents=True)
+    name, given = "simclr-r18.tin", ["--tinyimagenet", str(zoo.folder), "--only", "simclr-r18.tin"]
+    code, text = zoo.press(*given)
+    assert code == 0 and f"| {name} | tinyimagenet | 90.0 | 80.0 |" in text
+    for options in (["--imagenette", str(zoo.folder / "imagenette")], []):  # and then stays so
+        code, text = zoo.press(*given, *options)
+        assert code == 0 and f"| {name} | tinyimagenet, judged on imagenette | 90.0 (75.0) | 80.0 |" in text
+    assert zoo.judged == [(name, (200, 0.1)), (name, (20, 0.07))] and zoo.begun == [name]
+
+
+@pytest.mark.parametrize(("asked", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_let_the_run_save(tmp_path, monkeypatch, asked, code):
+    run = f"""
+import os, pathlib, signal, time
+assert os.getpgid(0) != os.getpgid(os.getppid()), "a terminal's Ctrl-C would come twice"
+signal.pthread_sigmask(signal.SIG_BLOCK, [{asked:d}])
+time.sleep(0.5)  # until it is waited for
+os.kill(os.getppid(), {asked:d})
+signal.sigtimedwait([{asked:d}], 20) and pathlib.Path("saved").touch()
+"""
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(asked)
+    with pytest.raises(SystemExit) as end:
+        gpu_zoo.work([sys.executable, "-c", run])
+    assert end.value.code == code and (tmp_path / "saved").exists()
+    assert signal.getsignal(asked) is before
