@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from sslzoo import hub, registry
 from sslzoo.demo.collection import Photos
-from sslzoo.demo.methods import CHECKOUT
 from sslzoo.embeddings import is_embeddings, part_files, read_manifest, tables_by_part
 from sslzoo.errors import InputError, Interrupted, SslzooError
 from sslzoo.pipeline.output import beside
@@ -50,7 +50,7 @@ class Shelf:
         """Every encoder that can be had, those that need no network first."""
         known = registry.known()
         found: dict[str, Entry] = {}
-        for folder in sorted((CHECKOUT / "hub_cards").glob("*/config.json")):
+        for folder in sorted(hub.CARDS.glob("*/config.json")):
             spec = hub.read_config(folder.parent)
             if spec.name != registry.PACKAGE_ENCODER and hub.is_cached(spec):
                 found[spec.name] = Entry(spec, "this checkout", True)
@@ -60,7 +60,12 @@ class Shelf:
             spec = self.main_spec
             found = {spec.name: Entry(spec, "your own", True)} | found
         found |= {name: Entry(registry.resolve(name), "seeded random weights", True) for name in RANDOM}
-        others = [Entry(spec, "the authors", hub.is_cached(spec)) for name, spec in known.items() if name not in found]
+        others = [
+            Entry(spec, "the authors" if spec.checkpoints else "this project", hub.is_cached(spec))
+            for name, spec in known.items()
+            # what lies in another checkout alone can be had nowhere; the collection's own has at least its vectors here
+            if name not in found and (hub.is_cached(spec) or hub.is_published(spec) or name == self.main.model)
+        ]
         others.sort(key=lambda entry: not entry.ready)
         return found | {entry.spec.name: entry for entry in others}
 
@@ -77,13 +82,19 @@ class Shelf:
         return sorted(names, key=lambda name: name != self.main.model)
 
     def suggested(self, most: int) -> list[str]:
-        """Beside the collection's own encoder one of each method and random weights, as many as fit."""
-        chosen, methods = self.ready[:1], {self.main_spec.method}
-        for name in [*(name for name in self.ready[1:] if name not in RANDOM), RANDOM[0]]:
-            if (method := self.entries[name].spec.method) not in methods and len(chosen) < most:
-                chosen.append(name)
-                methods.add(method)
-        return chosen
+        """One encoder of each method, as many as fit, the method of the collection's own first, and random weights.
+
+        Of a method's encoders it is the one whose tag most methods have: those were trained alike, at one budget.
+        """
+        methods = {name: self.entries[name].spec.method for name in self.ready}
+        tags = {name: name.partition(".")[2] for name in methods}
+        shared = Counter(tag for _, tag in dict.fromkeys((methods[name], tags[name]) for name in methods))
+        ranked = [tag for tag, _ in shared.most_common()]  # of equals the first, so that all methods take the same
+        best: dict[str, str] = {}
+        for name in sorted(methods, key=lambda name: ranked.index(tags[name])):
+            best.setdefault(methods[name], name)
+        trained = [best[method] for method in dict.fromkeys(methods.values()) if method != "random"]
+        return [*trained[: most - 1], best["random"]]
 
     def folder(self, name: str) -> Path:
         """Where the embeddings of an encoder lie."""

@@ -59,6 +59,7 @@ __all__ = [
     "fetch",
     "fill",
     "is_cached",
+    "is_published",
     "license_id",
     "metadata",
     "new_folder",
@@ -98,7 +99,7 @@ def fetch(spec: EncoderSpec) -> Path:
             return found
     if spec.checkpoints:
         return cache.converted(spec)
-    if all(source.startswith("checkout:") for source in spec.sources):
+    if not is_published(spec):
         raise WeightsError(f"{spec.name} is known but not published yet; for those that can be had see: sslzoo models")
     tried = "; ".join(causes) or ", ".join(spec.sources)
     raise WeightsError(f"no weights of {spec.name} could be had (tried: {tried}); see: sslzoo show {spec.name}")
@@ -153,6 +154,11 @@ def is_cached(spec: EncoderSpec) -> bool:
     """Whether the encoder can be loaded without a network."""
     local = (_folder(s) for s in spec.sources if not s.startswith(HUB_PREFIX))
     return any(f is not None and weight_files(f) for f in local) or cache.cached(spec) is not None
+
+
+def is_published(spec: EncoderSpec) -> bool:
+    """Whether the weights can be had outside of a checkout of the project."""
+    return bool(spec.checkpoints) or not all(source.startswith("checkout:") for source in spec.sources)
 
 
 def _folder(source: str) -> Path | None:

@@ -231,8 +231,8 @@ TWO = ["random-r18", "simclr-r18.tin_cpu_1h"]
         ("search_by_id", [["circles/0.jpg"], 3, 0.0], "The collection has no photo of that id."),
         ("compare", [None, TWO, 3], "The collection has no photo of that id."),
         *(
-            ("compare", ["circles/0.jpg", encoders, 3], "choose 2 to 5 different encoders to compare")
-            for encoders in (None, [], TWO[:1], TWO[:1] * 2, list("abcdef"), "random-r18", {"a": 1})
+            ("compare", ["circles/0.jpg", encoders, 3], "choose 2 to 6 different encoders to compare")
+            for encoders in (None, [], TWO[:1], TWO[:1] * 2, list("abcdefg"), "random-r18", {"a": 1})
         ),
         ("compare", ["circles/0.jpg", ["random-r18", None], 3], "there is no encoder None; those that there are"),
         ("compare", ["circles/0.jpg", ["random-r18", "nonsense"], 3], "there is no encoder 'nonsense'; those that"),

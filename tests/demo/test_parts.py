@@ -21,12 +21,13 @@ import pytest
 from PIL import Image
 
 import sslzoo
+from sslzoo import registry
 from sslzoo.dedup import Group
 from sslzoo.demo import html, layout, methods, sessions
 from sslzoo.demo.collection import Photos
 from sslzoo.demo.drawings import drawing
 from sslzoo.demo.sessions import Sessions, Uploads
-from sslzoo.demo.shelf import Job, Shelf
+from sslzoo.demo.shelf import Entry, Job, Shelf
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import ImageError, InputError
 from sslzoo.evaluate.knn import knn
@@ -337,18 +338,61 @@ def checkout(tmp_path, monkeypatch):
     encoder = sslzoo.load("random-r18", device="cpu")
     encoder.spec = dataclasses.replace(encoder.spec, name="byol-r18.ours", method="byol", license="apache-2.0")
     encoder.save_pretrained(tmp_path / "hub_cards" / "byol-r18.ours")
-    monkeypatch.setattr("sslzoo.demo.shelf.CHECKOUT", tmp_path)
+    monkeypatch.setattr("sslzoo.hub.CARDS", tmp_path / "hub_cards")
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "assets"))  # none that somebody has downloaded
 
 
 def test_the_encoders_of_a_checkout_are_there(photos, checkout):
     shelf = Shelf(photos)
     assert "byol-r18.ours" in shelf.ready and shelf.entries["byol-r18.ours"].origin == "this checkout"
-    assert shelf.suggested(5) == ["random-r18", "simclr-r18.tin_cpu_1h", "byol-r18.ours"]
+    assert shelf.suggested(6) == ["simclr-r18.tin_cpu_1h", "byol-r18.ours", "random-r18"]
     job = shelf.start("byol-r18.ours")
     with pytest.raises(InputError, match=r"byol-r18\.ours is looking at the photos just now"):
         shelf.start("random-r50")
     job.wait(60)
     assert job.error == "" and len(shelf.photos("byol-r18.ours")) == 16
+
+
+def test_what_can_be_had_nowhere_is_not_offered(photos, checkout, monkeypatch):
+    known = registry.known()
+    for name, source in (("byol-r18.elsewhere", "checkout:elsewhere"), ("byol-r18.published", "hf-hub:me/it@1")):
+        known = known | {name: dataclasses.replace(known[registry.PACKAGE_ENCODER], name=name, sources=(source,))}
+    monkeypatch.setattr(registry, "known", lambda: known)
+    entries = Shelf(photos).entries
+    assert "byol-r18.elsewhere" not in entries
+    assert (entries["byol-r18.published"].origin, entries["byol-r18.published"].ready) == ("this project", False)
+    assert entries["simsiam-r50.fair_in1k_100ep"].origin == "the authors"
+    mine = SimpleNamespace(model="byol-r18.elsewhere")  # embedded where the checkout was
+    assert not Shelf(mine).entries["byol-r18.elsewhere"].ready
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "suggested"),
+    [
+        (  # at one budget, whichever is the collection's own
+            "simclr-r18.tin_cpu_1h",
+            "byol-r18.tin_cpu mocov2-r18.tin_cpu simclr-r18.tin_cpu simsiam-r18.tin_cpu swav-r18.tin_cpu swav-r18.tin_cpu_1h",
+            "simclr-r18.tin_cpu byol-r18.tin_cpu mocov2-r18.tin_cpu simsiam-r18.tin_cpu swav-r18.tin_cpu random-r18",
+        ),
+        (  # of two tags that as many have, the same for all
+            "simclr-r18.b",
+            "byol-r18.a simclr-r18.a byol-r18.b",
+            "simclr-r18.b byol-r18.b random-r18",
+        ),
+        (  # an own encoder of another method stays, and random weights as well
+            "vicreg-r50.mine",
+            "byol-r18.a mocov2-r18.a simclr-r18.a simsiam-r18.a swav-r18.a",
+            "vicreg-r50.mine byol-r18.a mocov2-r18.a simclr-r18.a simsiam-r18.a random-r18",
+        ),
+        ("random-r50", "simclr-r18.tin_cpu_1h", "simclr-r18.tin_cpu_1h random-r50"),
+    ],
+)
+def test_the_suggestion_is_one_of_each_method_with_the_commonest_tag(own, others, suggested):
+    shelf = Shelf(SimpleNamespace(model=own))
+    names = [own, *others.split(), "random-r18"]
+    shelf.entries = {name: Entry(SimpleNamespace(name=name, method=name.partition("-")[0]), "", True) for name in names}
+    assert shelf.suggested(6) == suggested.split()
+    assert shelf.ready[0] == own  # which can be ticked instead
 
 
 def test_an_encoder_of_the_same_name_with_other_weights_embeds_anew(photos, checkout, monkeypatch, tmp_path):

@@ -19,7 +19,7 @@ from sslzoo.demo.shelf import SECONDS, Job
 from sslzoo.demo.tabs.search import View
 from sslzoo.errors import InputError
 
-MOST = 5  # encoders side by side
+MOST = 6  # encoders side by side: the five methods and random weights
 SHOWN = 8  # neighbours of each
 AT_ONCE = 500  # photos up to which an encoder embeds them without being asked on the page of models
 
