@@ -43,7 +43,7 @@ class Cost:
 
 
 def summary(log: Sequence[Mapping[str, Any]], images_per_epoch: int) -> dict[str, float]:
-    """What a run records of its speed: means over the lines of its log, which are of all its starts; evaluation is left out."""
+    """What a run took, and its means over the lines of its log, which are of all its starts; evaluation has no part in these."""
     seconds = sum(line["seconds"] for line in log)
     images = sum(line["seconds"] * line["images_per_second"] for line in log)
     return {

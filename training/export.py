@@ -32,8 +32,8 @@ CARD = Path(__file__).parent / "card.md"
 PICTURE, CURVE = "neighbours.jpg", "curve.png"
 DRAWN = "\n![Loss, spread and effective rank over the epochs](curve.png)\n"
 SIGNS = """
-At the last step the loss is {loss:.3f}. The projections of that batch of {batch} have a standard deviation times √d of {std:.2f}
-(1: spread over the sphere, 0: collapsed) and an effective rank of {rank:.0f}, which depends on the batch and on the projection.
+At the last report the loss is {loss:.3f}, and the projections of the last batch of {batch} have a standard deviation times √d of
+{std:.2f} (1: spread over the sphere, 0: collapsed) and an effective rank of {rank:.0f}, which depends on batch and projection.
 """
 
 

@@ -49,8 +49,9 @@ def register(folder: Path) -> str:
 
 def _require_new_or_same(folder: Path, spec: EncoderSpec) -> None:
     known = registry.known().get(spec.name)
-    pushed = known is not None and any(not source.startswith("checkout:") for source in known.sources)
-    if known is not None and pushed and known.sha256 not in ("", spec.sha256):
+    # what lies in a checkout alone may still become better under its name
+    theirs = known is not None and any(not source.startswith("checkout:") for source in known.sources)
+    if known is not None and theirs and known.sha256 not in ("", spec.sha256):
         raise InputError(
             f"{folder} is not the {spec.name} that sslzoo/zoo pins (sha256 {spec.sha256[:16]}… and {known.sha256[:16]}…); "
             "give it a name of its own"
