@@ -119,6 +119,24 @@ def score_table():
     return "\n".join(rows) + "\n"
 
 
+def budget_table():
+    """The encoders that were trained at one budget: their scores on the cards, and those of random weights and raw pixels."""
+    scored = [s for s in registry.known().values() if s.name.endswith(".tin_cpu")]
+
+    def cells(pick):
+        return [pick(score) for score in scored[0].scores if "k=200," not in score.protocol]
+
+    heads = cells(lambda score: f"{score.dataset.split()[0]}, {'linear' if 'linear' in score.protocol else 'kNN'}")
+    rows = [f"| encoder | {' | '.join(heads)} |", f"|{'---|' * (1 + len(heads))}"]
+    for spec in scored:
+        by = {(score.dataset, score.protocol): score for score in spec.scores}
+        ours = [by[key] for key in cells(lambda score: (score.dataset, score.protocol))]
+        rows.append(f"| `{spec.name}` | {' | '.join(f'{percent(s.value)} ± {percent(s.interval)}' for s in ours)} |")
+    rows.append(f"| random weights | {' | '.join(cells(lambda score: percent(score.random_weights)))} |")
+    rows.append(f"| raw pixels | {' | '.join(cells(lambda score: percent(score.raw_pixels)))} |")
+    return "\n".join(rows) + "\n"
+
+
 def measured(name):
     """The rows of cells of a benchmark's table in benchmarks/RESULTS.md, and its whole text."""
     text = results.sections(results.RESULTS)[name]
@@ -256,7 +274,7 @@ SECTIONS = {
         "ratios": ratio_list,
     },
     DOCS / "choosing.md": {"defaults": default_table, "zoo": zoo_table},
-    DOCS / "methods.md": {"costs": cost_table},
+    DOCS / "methods.md": {"budget": budget_table, "costs": cost_table},
     DOCS / "search.md": {"measured": search_table},
     DOCS / "recipes" / "finetune.md": {"finetuned": finetuned_table},
     DOCS / "reference" / "cli.md": {"commands": command_pages},
