@@ -159,7 +159,7 @@ def test_shards_both_ways(run, folder, tmp_path):
     assert run("-c", LOAD, "hf-hub:me/shards").split()[0] == "random-r18"
     # the other kind into the same repository: what was there would be read, and refused, in its place
     for again in (folder, tmp_path / "shards"):
-        run("-m", "sslzoo", "push", again, "me/shards")
+        assert "safetensors  taken away" in run("-m", "sslzoo", "push", again, "me/shards")
         assert run("-c", LOAD, "hf-hub:me/shards").split()[0] == "random-r18"
 
 

@@ -146,7 +146,7 @@ def run(
         tqdm(desc=settings.name, total=steps, bar_format=BAR) as bar,
     ):
         for p in itertools.chain([first], run):
-            line = asdict(p) | {"mfu": costs.mfu(p), "minutes": round(before + (time.monotonic() - began) / 60, 2)}
+            line = asdict(p) | {"mfu": costs.mfu(p)}
             bar.n = p.step
             left = tqdm.format_interval(costs.seconds_left(p, settings.batch_size))
             speed = f"{p.images_per_second:.0f} img/s, MFU {100 * line['mfu']:.0f} %, {left} left"
@@ -157,6 +157,7 @@ def run(
                 tqdm.write(f"epoch {p.epoch:.0f}: loss {p.loss:.3f}{scores}", file=sys.stderr)
                 if p.collapsed:
                     tqdm.write(f"the outputs have collapsed (std {p.std:.2f}, healthy: about 1); {LOWER}", sys.stderr)
+            line["minutes"] = round(before + (time.monotonic() - began) / 60, 2)
             log.write(json.dumps(line) + "\n")
             log.flush()
             lines.append(line)

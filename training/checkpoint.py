@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,12 @@ def finished(out: Path) -> bool:
     return bool(state["step"] == recipes.from_dict(state["recipe"]).steps(state["images"]))
 
 
+def changed(state: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """What a checkpoint was made with, and what the recipe has in its place; a key that is new counts as its default."""
+    ours, theirs = recipe.to_dict(), recipes.from_dict(state["recipe"]).to_dict()
+    return [f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in sorted(ours) if ours[key] != theirs[key]]
+
+
 def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, images: Images) -> int:
     """Restores method and optimiser and returns the step; 0 when there is no checkpoint yet.
 
@@ -79,10 +86,9 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
     if not exists(out):
         return 0
     state = read(path)
-    ours, theirs = recipe.to_dict(), recipes.from_dict(state["recipe"]).to_dict()  # keys that are new get their default
-    if changed := [f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in sorted(ours) if ours[key] != theirs[key]]:
+    if otherwise := changed(state, recipe):
         raise InputError(
-            f"{path} was made with {'; '.join(changed)}. Repeat the recipe and every --set it began with, or choose"
+            f"{path} was made with {'; '.join(otherwise)}. Repeat the recipe and every --set it began with, or choose"
             " another --output"
         )
     if state["images"] != len(images):

@@ -123,7 +123,8 @@ def own_name(settings: recipe.Recipe, folder: Path) -> str:
 def repack(model: Path, folder: Path, *, shard_size: str = "") -> EncoderSpec:
     """Writes a model folder anew with its weights in one file, or with `shard_size` in files of at most that size.
 
-    Tensors, card, scores and everything else stay as they are; the sha256 in `config.json` becomes that of the new files.
+    Tensors, card, scores and everything else stay as they are; the sha256 in `config.json` becomes that of the new files. Where
+    there is no card, one is written.
     """
     spec = hub.read_config(model)
     written = model / hub.CARD
@@ -208,11 +209,11 @@ def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, signs
             f" {pixels:.1f} |"
         )
     values = spec.to_dict() | spec.preprocess.to_dict() | dict(facts)
-    defaults = dict.fromkeys(("processor", "threads", "torch", "images", "minutes"), "?") | {"changed": ""}
+    defaults = dict.fromkeys(("processor", "threads", "torch", "images", "minutes"), "?")
     table = "\n".join(rows) if spec.scores else "Not measured."
     remark = f" {facts['remark']}" if "remark" in facts else ""
     if len(facts.get("starts", [])) > 1:
-        remark = f" It was stopped and went on with other code or on another machine: see `run.json`.{remark}"
+        remark = f" It went on with other code, torch, threads or on another machine: see `run.json`.{remark}"
     values |= {"signs": signs, "remark": remark, "epochs": f"{spec.epochs:g}" if spec.epochs else "?"}
     values |= {"metadata": hub.metadata(spec), "example": hub.example(spec, load), "credits": credits, "scores": table}
     return Template(CARD.read_text(encoding="utf-8")).substitute(defaults | values)

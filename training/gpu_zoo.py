@@ -57,7 +57,7 @@ JOBS = (
     Job("byol-r18.cifar10_200ep", "cifar10", 86.9),
     Job("simsiam-r18.cifar10_200ep", "cifar10", 81.9),
     Job("swav-r18.cifar10_200ep", "cifar10", 84.2),
-    Job("simclr-r18.tin", "tinyimagenet", 75.0, epochs=400, judge=IMAGENETTE),  # to be the encoder inside the package
+    Job("simclr-r18.tin", "tinyimagenet", 75.0, epochs=400, judge=IMAGENETTE),
     Job("simclr-r50.tin", "tinyimagenet", epochs=200),
     Job("simclr-r18.cifar10", "cifar10", 87.9, 91.1),
     Job("mocov2-r18.cifar10", "cifar10", 89.9, 90.7),
@@ -120,9 +120,8 @@ def require_same(folder: Path, sets: Sequence[str]) -> None:
         run = folder / job.recipe
         if not checkpoint.exists(run):
             continue
-        ours = recipe.load(job.recipe, settings(job, sets)).to_dict()
-        theirs = recipe.from_dict(checkpoint.read(run / checkpoint.FILE)["recipe"]).to_dict()
-        if changed := [f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in ours if ours[key] != theirs[key]]:
+        ours = recipe.load(job.recipe, settings(job, sets))
+        if changed := checkpoint.changed(checkpoint.read(run / checkpoint.FILE), ours):
             raise InputError(
                 f"{run} was made with {'; '.join(changed)}. Choose another folder with -o {folder}-2 (of make:"
                 f" ARGS='-o {folder}-2'), repeat every --set it was made with, or delete it"
@@ -166,7 +165,7 @@ def train(job: Job, folder: str, run: Path, minutes: float, args: argparse.Names
 
 
 def work(command: Sequence[str]) -> int:
-    """The exit code of a command; SIGINT and SIGTERM are passed on to it, and end us when it has saved and ended.
+    """The exit code of a command; SIGINT, SIGTERM and a closed terminal are passed on to it, and end us when it has ended.
 
     It has a process group of its own: a terminal's Ctrl-C would reach it twice, and the second one ends it at once.
     """
@@ -175,10 +174,12 @@ def work(command: Sequence[str]) -> int:
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             if number == signal.SIGINT or not asked:  # `timeout make` sends two SIGTERM that mean one
-                child.send_signal(number)
+                child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
             asked.append(number)
 
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # what is ignored, as under nohup, stays so
+        before = {n: signal.signal(n, pass_on) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
         code = child.wait()
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -233,8 +234,7 @@ def row(job: Job, run: Path) -> list[str]:
     ]
     others = [" / ".join(f"{100 * v:.1f}" for v in scores[role].values()) for role in ("random weights", "raw pixels")]
     data = job.data if judge == job.data else f"{job.data}, judged on {judge}"
-    minutes = facts.get("minutes")  # a run that was killed at its very end has none
-    return [job.recipe, data, *ours, *others, facts["processor"], "?" if minutes is None else f"{minutes / 60:.2f}"]
+    return [job.recipe, data, *ours, *others, facts["processor"], f"{facts['minutes'] / 60:.2f}"]
 
 
 if __name__ == "__main__":

@@ -36,12 +36,15 @@ def name_of(run: Path) -> str:
 def register(folder: Path) -> str:
     """Writes a folder of `hub_cards` into `zoo/NAME.json`, so that a checkout loads it by name, as its card then does.
 
-    Returns what was done; raises InputError as `publish` does, and for a folder that isn't called by its encoder's name there.
+    Returns what was done; raises InputError for other weights than those of a published encoder, and for a folder that isn't
+    called by its encoder's name there.
     """
     spec = hub.read_config(folder)
     if folder.resolve() != CARDS.resolve() / spec.name:
         raise InputError(f"{folder} is not {CARDS / spec.name}; write it there: python -m training export RUN -o …")
-    _require_new_or_same(folder, spec)
+    known = registry.known().get(spec.name)
+    if known is None or hub.is_published(known):  # what lies in a checkout alone may become better under its name
+        _require_new_or_same(folder, spec)
     card = folder / hub.CARD
     card.write_text(card.read_text(encoding="utf-8").replace(hub.HERE, f'sslzoo.load("{spec.name}")'), encoding="utf-8")
     return _enter(spec, f"checkout:{spec.name}")
@@ -49,9 +52,7 @@ def register(folder: Path) -> str:
 
 def _require_new_or_same(folder: Path, spec: EncoderSpec) -> None:
     known = registry.known().get(spec.name)
-    # what lies in a checkout alone may still become better under its name
-    theirs = known is not None and any(not source.startswith("checkout:") for source in known.sources)
-    if known is not None and theirs and known.sha256 not in ("", spec.sha256):
+    if known is not None and known.sha256 not in ("", spec.sha256):
         raise InputError(
             f"{folder} is not the {spec.name} that sslzoo/zoo pins (sha256 {spec.sha256[:16]}… and {known.sha256[:16]}…); "
             "give it a name of its own"
@@ -76,7 +77,7 @@ def publish_all(namespace: str, *, private: bool = False, dry_run: bool = False)
 
     All of them are checked before the first is pushed.
     """
-    folders = sorted(path.parent for path in CARDS.glob(f"*/{hub.CONFIG}"))
+    folders = sorted(path.parent for path in CARDS.glob(f"[!.]*/{hub.CONFIG}"))
     if not folders:
         raise InputError(f"{CARDS} holds no model folder; make one with: python -m training export RUN -o {CARDS}/NAME")
     space = (SPACE / "app.py").is_file()

@@ -50,7 +50,7 @@ class Shelf:
         """Every encoder that can be had, those that need no network first."""
         known = registry.known()
         found: dict[str, Entry] = {}
-        for folder in sorted(hub.CARDS.glob("*/config.json")):
+        for folder in sorted(hub.CARDS.glob("[!.]*/config.json")):
             spec = hub.read_config(folder.parent)
             if spec.name != registry.PACKAGE_ENCODER and hub.is_cached(spec):
                 found[spec.name] = Entry(spec, "this checkout", True)

@@ -88,7 +88,7 @@ class Pushed:
 
 
 def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = False) -> Pushed:
-    """Uploads a model folder as a repository of the Hub, made if need be.
+    """Uploads a model folder as a repository of the Hub, made if need be; weights there that it doesn't hold are taken away.
 
     `dry_run` checks and uploads nothing. Raises InputError for a folder without a license, or whose card tells another
     one or leaves out the authors' file, and WeightsError when the weights aren't those of its config or the Hub refuses.
@@ -124,10 +124,12 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
         text = text.replace(HERE, f'sslzoo.load("{HUB_PREFIX}{repo}")')
         operations: list[CommitOperationAdd | CommitOperationDelete] = [CommitOperationAdd(CARD, text.encode())]
         operations += [CommitOperationAdd(str(path.relative_to(folder).as_posix()), path) for path in paths[1:]]
-        # weights in one file where there were shards, or the other way about: what stays would be read, or downloaded, too
         ours = {operation.path_in_repo for operation in operations}
+        # weights in one file where there were shards, or the other way about: what stays would be read, or downloaded, too
         old = {name for name in api.list_repo_files(repo) for pattern in NEEDED[1:] if fnmatch(name, pattern)}
-        operations += [CommitOperationDelete(name) for name in sorted(old - ours)]
+        gone = sorted(name for name in old - ours if "/" not in name)
+        operations += [CommitOperationDelete(name) for name in gone]
+        lines += [f"{name}  taken away" for name in gone]
         done = api.create_commit(repo, operations, commit_message=f"Add {spec.name}")
     source = f"{HUB_PREFIX}{repo}@{done.oid}"
     return Pushed([f"pushed to {repo}: {done.commit_url}", f"load it with: sslzoo.load('{source}')", *lines], source)

@@ -54,12 +54,12 @@ def test_utilisation_and_time_left():
 
 def test_a_runs_means():
     lines = [{"seconds": 1.0, "images_per_second": 10.0, "mfu": 0.1, "minutes": 0.1}]
-    lines += [{"seconds": 2.0, "images_per_second": 40.0, "mfu": 0.4, "minutes": 0.15}]
+    lines += [{"seconds": 2.0, "images_per_second": 40.0, "mfu": 0.4, "minutes": 0.34}]
     facts = cost.summary(lines, 180)
     assert facts["images_per_second"] == 30  # 10 and 80 images in three seconds
     assert facts["seconds_per_epoch"] == 6
     assert facts["mfu"] == pytest.approx(0.3)
-    assert facts["minutes"] == pytest.approx(0.15, abs=0.06)
+    assert facts["minutes"] == 0.3
 
 
 def test_the_peak_is_above_what_any_step_reaches():

@@ -99,7 +99,7 @@ class Zoo:
         settings = recipe.load(name, [word.removeprefix("--set=") for word in command if word.startswith("--set=")])
         state = {"recipe": settings.to_dict(), "images": 1000, "step": settings.steps(1000)}
         torch.save(state, run / checkpoint.FILE)
-        (run / checkpoint.FACTS).write_text('{"processor": "a GPU"}')  # no minutes: killed just before its end
+        (run / checkpoint.FACTS).write_text('{"processor": "a GPU", "minutes": 30}')
         return 0
 
     def judge(self, model, train, test, protocol, device):
@@ -142,7 +142,7 @@ def test_the_table_has_what_other_calls_have_finished(zoo):
     code, text = zoo.press("--only", MOCO)
     assert code == 0 and "not finished" not in text
     for name, bar in ((SIMCLR, 84.8), (MOCO, 85.3)):
-        assert f"| {name} | cifar10 | 90.0 ({bar}) | 80.0 | 90.0 / 80.0 | 90.0 / 80.0 | a GPU | ? |" in text
+        assert f"| {name} | cifar10 | 90.0 ({bar}) | 80.0 | 90.0 / 80.0 | 90.0 / 80.0 | a GPU | 0.50 |" in text
 
 
 def test_a_run_that_fails_is_told_and_not_begun_again(zoo):
@@ -187,15 +187,16 @@ def test_the_package_encoder_is_held_against_imagenette_where_that_is_given(zoo)
     assert zoo.judged == [(name, (200, 0.1)), (name, (20, 0.07))] and zoo.begun == [name]
 
 
-@pytest.mark.parametrize(("asked", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_and_sigterm_let_the_run_save(tmp_path, monkeypatch, asked, code):
+@pytest.mark.parametrize(("asked", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_ctrl_c_sigterm_and_a_closed_terminal_let_the_run_save(tmp_path, monkeypatch, asked, code):
+    told = signal.SIGTERM if asked == signal.SIGHUP else asked
     run = f"""
 import os, pathlib, signal, time
 assert os.getpgid(0) != os.getpgid(os.getppid()), "a terminal's Ctrl-C would come twice"
-signal.pthread_sigmask(signal.SIG_BLOCK, [{asked:d}])
+signal.pthread_sigmask(signal.SIG_BLOCK, [{told:d}])
 time.sleep(0.5)  # until it is waited for
 os.kill(os.getppid(), {asked:d})
-signal.sigtimedwait([{asked:d}], 20) and pathlib.Path("saved").touch()
+signal.sigtimedwait([{told:d}], 20) and pathlib.Path("saved").touch()
 """
     monkeypatch.chdir(tmp_path)
     before = signal.getsignal(asked)

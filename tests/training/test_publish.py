@@ -209,7 +209,7 @@ def test_the_picture_shows_the_example_photos_alone_and_credits_them(tmp_path):
 
 
 def test_the_published_cards_are_what_the_program_writes_and_their_code_runs(tmp_path, monkeypatch):
-    for config in (ROOT / "hub_cards").glob("*/config.json"):
+    for config in (ROOT / "hub_cards").glob("[!.]*/config.json"):
         folder = config.parent
         card = (folder / "README.md").read_text()
         spec = hub.read_config(folder)
@@ -247,6 +247,9 @@ def test_a_registered_folder_loads_by_name_from_the_checkout_and_is_published_la
     (again / "config.json").write_text(json.dumps(config))
     shutil.move(folder, tmp_path / "first")
     shutil.copytree(again, folder)
+    assert "give it a name of its own" in run(
+        "publish", again, "--repo", "me/it", ok=False
+    )  # it would load other weights here
     run("register", folder)
     assert json.loads((checkout / "zoo" / "byol-r18.mine.json").read_text())["sha256"] == config["sha256"] != pinned
     shutil.rmtree(folder)
@@ -263,7 +266,7 @@ def test_a_registered_folder_loads_by_name_from_the_checkout_and_is_published_la
 
 
 def test_every_folder_of_hub_cards_is_in_the_zoo():
-    for config in (ROOT / "hub_cards").glob("*/config.json"):
+    for config in (ROOT / "hub_cards").glob("[!.]*/config.json"):
         spec = hub.read_config(config.parent)
         assert spec.name == config.parent.name
         known = registry.known()[spec.name]
