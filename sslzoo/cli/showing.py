@@ -11,7 +11,7 @@ import typer
 from sslzoo.cli.embedding import stem
 from sslzoo.cli.options import Device, Model, Quiet
 from sslzoo.cli.process import make_lean
-from sslzoo.errors import InputError
+from sslzoo.errors import InputError, SslzooError
 
 
 def demo(
@@ -57,7 +57,10 @@ def demo(
             typer.echo(f"{server.share_url}  (public: whoever knows this address can look at the photos)")
         typer.echo("stop with Ctrl-C", err=True)
         with contextlib.suppress(KeyboardInterrupt):
-            server.warm()
+            try:
+                server.warm()
+            except SslzooError as error:  # all else needs no encoder
+                typer.echo(f"pictures of your own can't be searched for: {error}", err=True)
             server.wait()
 
 

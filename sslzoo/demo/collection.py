@@ -23,7 +23,7 @@ from sslzoo.index.folder import open_index
 from sslzoo.thumbnails import cached_jpeg, image_file
 
 AGREEMENT_K, AGREEMENT_T = 5, 0.07
-AGREEMENT_MAX = 20_000  # photos; every one of them is compared with every other
+AGREEMENT_MAX = 20_000  # photos; every one of them is compared with every other, so that of more a sample is
 
 
 class Photos:
@@ -38,6 +38,7 @@ class Photos:
         self.failed = int(self.manifest.get("failed", 0))
         self.rows: NDArray[np.int64] = np.flatnonzero(self.collection.alive)
         self._lock = threading.Lock()
+        self.once = threading.RLock()  # around what is computed for all visitors and kept
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -119,29 +120,37 @@ class Photos:
     @property
     def agreement_possible(self) -> bool:
         """Whether `agreement` can be told."""
-        return bool(self.groups.names) and len(self) <= AGREEMENT_MAX
+        return bool(self.groups.names)
 
-    @cached_property
+    @property
     def agreement(self) -> Agreement | None:
         """How often a photo's nearest neighbours vote for its own group, or None where there are no groups."""
-        if not self.agreement_possible:
-            return None
+        with self.once:
+            return self._agreement if self.agreement_possible else None
+
+    @cached_property
+    def _agreement(self) -> Agreement:
         from sslzoo.evaluate.knn import knn
 
         known = np.flatnonzero(self.groups.codes >= 0)
+        if len(known) > AGREEMENT_MAX:
+            known = np.sort(np.random.default_rng(0).choice(known, AGREEMENT_MAX, replace=False))
         vectors = self.collection.vectors_at(self.rows[known])
         labels = [str(code) for code in self.groups.codes[known]]
         bank = Embeddings(vectors, [str(i) for i in known], labels=labels, space=self.collection.space)
         score = knn(bank, None, [(AGREEMENT_K, AGREEMENT_T)])[0]
-        right = np.ones(len(self), bool)
+        right = np.full(len(self), -1, np.int8)
         right[known] = score.items > 0
         return Agreement(score.value, right, score.protocol)
 
 
 class Agreement:
-    """The share of photos whose neighbours vote for their group, which ones they are `[n]`, and by what protocol."""
+    """The share of photos whose neighbours vote for their group, and by what protocol.
 
-    def __init__(self, value: float, right: NDArray[np.bool_], protocol: str) -> None:
+    `right` `[n]` is 1 for these, 0 for those whose neighbours vote for another, and -1 for those that nobody asked.
+    """
+
+    def __init__(self, value: float, right: NDArray[np.int8], protocol: str) -> None:
         self.value, self.right, self.protocol = value, right, protocol
 
 

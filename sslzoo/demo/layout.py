@@ -21,23 +21,28 @@ NEIGHBOURS = 15  # UMAP's own default
 
 def kinds(photos: Photos) -> list[str]:
     """The layouts there are, the best last."""
-    several = len(photos) > 4 and importlib.util.find_spec("umap") is not None
-    return ["PCA", "UMAP"] if several else ["PCA"]
+    return ["PCA", "UMAP"] if len(photos) > 4 and has_umap() else ["PCA"]
+
+
+def has_umap() -> bool:
+    """Whether UMAP is installed."""
+    return importlib.util.find_spec("umap") is not None
 
 
 def place(photos: Photos, kind: str) -> NDArray[np.float32]:
-    """A place for each photo, float32 `[n, 2]` in [0, 1]."""
+    """A place for each photo, float32 `[n, 2]` in [0, 1]; who asks while it is computed waits for it."""
     cached = _kept(photos, kind)
-    try:
-        return np.asarray(np.load(cached, allow_pickle=False), np.float32)
-    except (OSError, ValueError):
-        pass
-    vectors = photos.collection.vectors_at(photos.rows)
-    found = _fit(umap(vectors) if kind == "UMAP" else pca(vectors))
-    buffer = io.BytesIO()
-    np.save(buffer, found, allow_pickle=False)
-    keep(cached, buffer.getvalue())
-    return found
+    with photos.once:
+        try:
+            return np.asarray(np.load(cached, allow_pickle=False), np.float32)
+        except (OSError, ValueError):
+            pass
+        vectors = photos.collection.vectors_at(photos.rows)
+        found = _fit(umap(vectors) if kind == "UMAP" else pca(vectors))
+        buffer = io.BytesIO()
+        np.save(buffer, found, allow_pickle=False)
+        keep(cached, buffer.getvalue())
+        return found
 
 
 def is_made(photos: Photos, kind: str) -> bool:

@@ -42,7 +42,7 @@ def build(demo: Demo) -> Page:
 def _end(demo: Demo) -> Callable[[gr.Request], None]:
     def end(request: gr.Request) -> None:
         session = request.session_hash or ""
-        demo.sessions.set(session, None)
+        demo.sessions.end(session)
         demo.uploads.end(session)
 
     return end

@@ -47,6 +47,7 @@ class Server:
         _require_host(host)
         self.uploads = Uploads()
         self._terminated = False
+        self._before: Any = None  # what SIGTERM did
         try:
             self._start(folder, host, port, device, share, auth, downloads)
         except BaseException:
@@ -74,6 +75,7 @@ class Server:
 
         self.photos = Photos(folder, device)
         token = secrets.token_urlsafe(9)
+        host = host.strip("[]")
         local = host in ("127.0.0.1", "localhost", "::1") and not share
         guard: dict[str, Any] = {"photos": self.photos, "uploads": self.uploads, "token": token, "local": local}
         self.demo = Demo(self.photos, self.uploads, f"photo/{token}", downloads=downloads)
@@ -81,7 +83,7 @@ class Server:
         self.page.queue(default_concurrency_limit=4)
         try:
             _, self.url, self.share_url = self.page.launch(
-                server_name=host,
+                server_name=f"[{host}]" if ":" in host else host,  # as it stands in an address
                 server_port=port,
                 share=share,
                 auth=auth,
@@ -101,7 +103,7 @@ class Server:
                 favicon_path=str(Path(__file__).parent / "assets" / "favicon.svg"),
             )
         except OSError:  # its message names gradio's own settings
-            taken = f"port {port} is taken" if port else "every port from 7860 to 7959 is taken"
+            taken = f"port {port} is taken, or not for this user" if port else "every port from 7860 to 7959 is taken"
             raise InputError(f"{taken}; choose another with --port") from None
         if share and not self.share_url:
             self.page.close(verbose=False)
@@ -109,8 +111,13 @@ class Server:
         self.uploads.sweep_for_ever()
 
     def warm(self) -> None:
-        """Opens the encoder, so that the first query finds it ready; may run beside the server."""
-        self.photos.ready()
+        """Opens the encoder, so that the first query finds it ready; may run beside the server.
+
+        One whose weights are not here is left to the first query that needs it.
+        """
+        entry = self.demo.shelf.entries.get(self.photos.model)
+        if entry is None or entry.ready:
+            self.photos.ready()
 
     def wait(self) -> None:
         """Until Ctrl-C, or SIGTERM."""
@@ -128,7 +135,7 @@ class Server:
 
     def __enter__(self) -> Server:
         if threading.current_thread() is threading.main_thread():  # no other may set what a signal does
-            signal.signal(signal.SIGTERM, self._terminate)
+            self._before = signal.signal(signal.SIGTERM, self._terminate)
         return self
 
     def _terminate(self, *_: object) -> None:
@@ -137,6 +144,8 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
 
 
 def _require_host(host: str) -> None:

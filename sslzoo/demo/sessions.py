@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from sslzoo.demo.collection import Photos
 from sslzoo.errors import ImageError
 from sslzoo.images.decode import Policy, decode
 
-PIXEL_LIMIT = 50_000_000  # of an upload; a phone's photo has 12 to 50 million
+PIXEL_LIMIT = 64_000_000  # of an upload; a phone's photo has 12 to 50 million, and a little more
 KEPT_SIDE = 1280  # px; what is kept of an upload, to show it and to cut a part out of it
 SESSIONS = 500  # at most; the one that was idle longest gives way
 SWEEP_SECONDS = 5
@@ -30,13 +31,17 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched for: a photo of the collection (`row`) or an upload (`image`), or the part of it in `box`."""
+    """What is searched for: a photo of the collection (`row`) or an upload (`image`), or the part of it in `box`.
+
+    `whole` keeps an upload's own vector, which that of the smaller `image` is not.
+    """
 
     name: str
     vector: NDArray[np.float32]  # [dim]
     row: int | None = None
     image: bytes | None = None  # JPEG
     box: Box | None = None
+    whole: NDArray[np.float32] | None = None  # [dim]
 
 
 def from_row(photos: Photos, row: int) -> Query:
@@ -52,7 +57,7 @@ def from_upload(photos: Photos, data: bytes) -> Query:
     image.thumbnail((KEPT_SIDE, KEPT_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=92)
-    return Query("your picture", vector, image=buffer.getvalue())
+    return Query("your picture", vector, image=buffer.getvalue(), whole=vector)
 
 
 def part(photos: Photos, query: Query, box: Box | None) -> Query:
@@ -60,11 +65,15 @@ def part(photos: Photos, query: Query, box: Box | None) -> Query:
     if box is None and query.row is not None:
         return from_row(photos, query.row)
     query = replace(query, box=box)
+    if box is None and query.whole is not None:
+        return replace(query, vector=query.whole)
     return replace(query, vector=photos.embed(picture(photos, query)))
 
 
 def vector_by(other: Photos, photos: Photos, query: Query) -> NDArray[np.float32]:
     """A query to `photos` as the encoder of another collection sees it, float32 `[dim]`."""
+    if other is photos:
+        return query.vector
     row = other.row_of.get(query.name) if query.row is not None and query.box is None else None
     return other.embed(picture(photos, query)) if row is None else other.vector(row)
 
@@ -104,25 +113,43 @@ class Sessions:
     """The query of each open page, by the page's secret."""
 
     def __init__(self) -> None:
-        self._queries: OrderedDict[str, Query] = OrderedDict()
+        self._queries: OrderedDict[str, Query | None] = OrderedDict()  # None while the first one is made
         self._lock = threading.Lock()
 
     def get(self, session: str) -> Query | None:
         """What this page is searching for."""
         with self._lock:
+            if session in self._queries:
+                self._queries.move_to_end(session)
             return self._queries.get(session)
 
-    def set(self, session: str, query: Query | None) -> None:
-        """Remembers it, or forgets it with None."""
+    def set(self, session: str, query: Query) -> None:
+        """Remembers what this page searches for from now on."""
+        with self._lock:
+            self._put(session, query)
+
+    def end(self, session: str) -> None:
+        """Forgets it."""
         with self._lock:
             self._queries.pop(session, None)
-            if query is not None:
-                self._queries[session] = query
-                if len(self._queries) > SESSIONS:
-                    self._queries.popitem(last=False)
+
+    def make(self, session: str, make: Callable[[], Query]) -> None:
+        """Remembers what `make` returns, unless the page was closed or its search ended meanwhile."""
+        with self._lock:
+            self._queries.setdefault(session, None)
+        query = make()
+        with self._lock:
+            if session in self._queries:
+                self._put(session, query)
+
+    def _put(self, session: str, query: Query) -> None:
+        self._queries[session] = query
+        self._queries.move_to_end(session)
+        if len(self._queries) > SESSIONS:
+            self._queries.popitem(last=False)
 
     def __len__(self) -> int:
-        return len(self._queries)
+        return sum(query is not None for query in self._queries.values())
 
 
 @dataclass
@@ -165,6 +192,9 @@ class Uploads:
         for entry in _inside(self.folder):
             for path in _inside(entry) or [entry]:
                 self._delete(path, older_than=self.seconds)
+        for session, paths in list(self._of.items()):
+            if not any(path.exists() for path in list(paths)):
+                self._of.pop(session, None)
 
     def sweep_for_ever(self) -> None:
         """Sweeps from time to time, in a thread that ends with the process."""

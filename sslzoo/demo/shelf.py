@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections import Counter
@@ -57,8 +58,9 @@ class Shelf:
         package = known[registry.PACKAGE_ENCODER]
         found = {package.name: Entry(package, "the package", True)} | found
         if self.main.model not in found and self.main.model not in known:
-            spec = self.main_spec
-            found = {spec.name: Entry(spec, "your own", True)} | found
+            with contextlib.suppress(SslzooError):  # where it isn't any more, its vectors still are
+                spec = self.main_spec
+                found = {spec.name: Entry(spec, "your own", True)} | found
         found |= {name: Entry(registry.resolve(name), "seeded random weights", True) for name in RANDOM}
         others = [
             Entry(spec, "the authors" if spec.checkpoints else "this project", hub.is_cached(spec))
@@ -126,7 +128,7 @@ class Shelf:
         """Embeds the photos with an encoder, in the background; one that is running already is joined."""
         self.require(name)
         if not self.main.source.is_dir():
-            raise InputError("the folder that was embedded isn't there any more, so no other encoder can look at it")
+            raise InputError(f"another encoder can look only at a folder of photos, and {self.main.source} is none now")
         if not (self.downloads or self.entries[name].ready):
             raise InputError(f"this page downloads no weights; look through {name} on a computer of your own")
         with self._lock:
@@ -166,7 +168,9 @@ class Job:
     @property
     def told(self) -> str:
         """How far it is, in words."""
-        return f"{self.done:,} of {self.total:,} photos" if self.looking else "getting the weights"
+        if self.looking:
+            return f"{self.done:,} of {self.total:,} photos"
+        return "getting the weights" + (", and stopping once they are here" if self.cancelled else "")
 
     def wait(self, seconds: float) -> None:
         """Waits for its end, at most so long."""

@@ -1,6 +1,8 @@
 """The demo in a real browser: search by every way, click-through, map, compare, errors, narrow and dark."""
 
+import json
 import re
+import shutil
 import time
 
 import pytest
@@ -101,6 +103,10 @@ def test_paste_and_drop_anywhere(open_page, picture_file):
         assert names(page)[0] == "circles/3.jpg"
         page.click("#query .clear")
         heading(page, "Pick a photo")
+    tab(page, "Duplicates")
+    page.evaluate(give, ["drop", list(picture_file.read_bytes())])
+    heading(page, "nearest to your picture")
+    page.wait_for_selector("#results .card", state="visible")
 
 
 def test_a_drop_that_is_no_picture_is_a_sentence(open_page):
@@ -248,6 +254,26 @@ def test_compare_side_by_side(open_page):
     page.wait_for_timeout(500)
     assert "Pick a photo" in page.text_content("#results .heading")
     assert not page.errors
+
+
+def test_without_their_encoder_and_folder_the_vectors_are_still_searched(
+    open_page, start, embedded, tmp_path, picture_file
+):
+    moved = tmp_path / "moved.emb"
+    shutil.copytree(embedded, moved)
+    facts = json.loads((moved / "manifest.json").read_text())
+    (moved / "manifest.json").write_text(json.dumps(facts | {"model": "byol-r18.gone", "source": "/nowhere/*.jpg"}))
+    running = start(moved, "--port", free_port(), "--device", "cpu")
+    page = open_page(running.url)
+    page.click("#results .card:has(img[alt='circles/0.jpg'])")
+    heading(page, "nearest to circles/0.jpg")
+    assert names(page)[0] == "circles/copy.jpg"
+    tab(page, "Compare")
+    page.wait_for_function("document.querySelector('#columns h3')?.textContent.startsWith('Not yet looked at by')")
+    assert "/nowhere/*.jpg is none now" in page.text_content("#columns p")
+    page.set_input_files("#picker input[type=file]", str(picture_file))
+    assert "byol-r18.gone" in page.wait_for_selector(".toast-body").inner_text()
+    assert "pictures of your own can't be searched for: " in running.log.read_text()
 
 
 def test_compare_needs_two(open_page):

@@ -5,6 +5,7 @@ import http.server
 import json
 import re
 import shutil
+import socket
 import threading
 import time
 from pathlib import Path
@@ -263,7 +264,7 @@ def test_uploads_have_a_size_limit(server):
 def test_uploads_have_a_pixel_limit(client, tmp_path):
     bomb = tmp_path / "bomb.png"
     Image.new("1", (10_000, 10_000)).save(bomb)  # 12 kB
-    with pytest.raises(Exception, match="10000x10000 is more than 50,000,000 pixels"):
+    with pytest.raises(Exception, match="10000x10000 is more than 64,000,000 pixels"):
         client.predict(handle_file(str(bomb)), 5, 0.0, api_name="/search")
 
 
@@ -274,6 +275,20 @@ def test_it_answers_to_this_machine_alone(server):
     port = f"{urlsplit(server.url).port:04X}"
     listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if line.split()[3] == "0A"]
     assert [place for place in listening if place.endswith(f":{port}")] == [f"0100007F:{port}"]
+
+
+def test_it_answers_to_the_loopback_of_ipv6(embedded, start):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    running = start(embedded, "--host", "::1", "--port", port := free_port(), "--device", "cpu")
+    assert running.url == f"http://[::1]:{port}/"
+    for host, status in ((f"[::1]:{port}", 200), ("evil.example", 403)):
+        connection = http.client.HTTPConnection("::1", port, timeout=20)
+        connection.request("GET", "/", headers={"Host": host})
+        assert connection.getresponse().status == status
+        connection.close()
 
 
 def test_the_browser_is_told_to_ask_no_other_host(server):

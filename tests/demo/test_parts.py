@@ -1,6 +1,8 @@
 """The demo's parts without a server: groups, layouts, sessions, uploads, names, drawings, the shelf."""
 
+import base64
 import dataclasses
+import io
 import json
 import os
 import re
@@ -69,6 +71,40 @@ def test_agreement_is_the_knn_score(photos, embedded):
     assert photos.agreement.right.tolist() == (score.items > 0).tolist()
 
 
+def test_of_many_photos_a_sample_is_asked(embedded, monkeypatch):
+    from sslzoo.demo.tabs.chart import _failures
+
+    monkeypatch.setattr("sslzoo.demo.collection.AGREEMENT_MAX", 6)
+    photos = Photos(embedded, "cpu")
+    right = photos.agreement.right
+    assert (right >= 0).sum() == 6 and (right == 1).sum() == round(6 * photos.agreement.value)
+    names, codes = _failures(photos)
+    assert "% of 6 drawn at random" in names[0] and codes.tolist() == [{1: 0, 0: 1, -1: -1}[r] for r in right.tolist()]
+
+
+def test_each_group_in_the_legend_has_a_colour_of_its_own():
+    from sslzoo.demo.tabs.chart import COLOURS, NONE, _chart
+
+    codes = np.concatenate([np.arange(40), np.repeat([0, 14, 28], 9), [-1]])
+    drawn_of = type("Photos", (), {"rows": np.arange(len(codes)), "model": "m", "__len__": lambda _: len(codes)})()
+    demo = SimpleNamespace(photo_url="photo", photos=drawn_of)
+    made = _chart(demo, "PCA", np.zeros((len(codes), 2), np.float32), ([f"group {i}" for i in range(40)], codes))
+    colours = re.findall(r'<li><i style="background:(#\w+)"></i>', made)
+    assert sorted(colours) == sorted(COLOURS) and "and 26 more, in grey" in made
+    drawn = np.frombuffer(base64.b64decode(re.search('data-colour="([^"]*)"', made)[1]), np.uint8)
+    assert len({drawn[codes == group][0] for group in (0, 14, 28)}) == 3 and drawn[-1] == NONE == drawn[codes == 39][0]
+
+
+def test_clusters_of_a_list_that_names_a_photo_twice(collection, tmp_path):
+    from sslzoo.demo.tabs.chart import _clusters
+
+    files = [str(collection / "bars" / f"{i}.jpg") for i in (0, 1, 2, 0)]
+    (tmp_path / "list.txt").write_text("\n".join(files))
+    sslzoo.embed(str(tmp_path / "list.txt"), "random-r18", tmp_path / "list.emb", device="cpu")
+    names, codes = _clusters(Photos(tmp_path / "list.emb", "cpu"))
+    assert len(codes) == 4 and codes[0] == codes[3] and set(codes) == set(range(len(names)))
+
+
 def test_a_part_of_a_photo_is_embedded_like_that_part(photos, collection):
     row = photos.row_of["bars/1.jpg"]
     part = sessions.part(photos, sessions.from_row(photos, row), (0.25, 0.5, 0.75, 1.0))
@@ -98,8 +134,37 @@ def test_sessions_forget_and_are_bounded(photos, monkeypatch):
     for name in "abc":
         kept.set(name, query)
     assert [kept.get(name) for name in "abc"] == [None, query, query]
-    kept.set("b", None)
+    kept.get("b")
+    kept.set("d", query)
+    assert kept.get("c") is None and kept.get("b") is query  # which was asked for after it
+    kept.end("b")
     assert kept.get("b") is None and len(kept) == 1
+
+
+def test_a_query_that_comes_too_late_is_forgotten(photos):
+    query, kept = sessions.from_row(photos, 0), Sessions()
+
+    def closed_meanwhile():
+        assert kept.get("a") is None
+        kept.end("a")
+        return query
+
+    kept.make("a", closed_meanwhile)
+    assert kept.get("a") is None and len(kept) == 0
+    kept.make("a", lambda: query)
+    assert kept.get("a") is query
+
+
+def test_an_upload_is_compared_by_the_vector_that_it_was_searched_by(photos, monkeypatch):
+    data = io.BytesIO()
+    draw("bars", 3, (1900, 1400)).save(data, "JPEG", quality=60)
+    query = sessions.from_upload(photos, data.getvalue())
+    again = photos.embed(sessions.picture(photos, query))
+    assert not np.array_equal(again, query.vector)  # what is kept of it is smaller
+    part = sessions.part(photos, query, (0.1, 0.1, 0.6, 0.6))
+    assert np.array_equal(sessions.vector_by(photos, photos, query), query.vector)
+    assert np.array_equal(sessions.vector_by(photos, photos, part), part.vector)
+    assert np.array_equal(sessions.part(photos, part, None).vector, query.vector)
 
 
 def test_uploads_are_read_from_their_folder_and_deleted(uploads, tmp_path):
@@ -170,6 +235,16 @@ def test_umap_is_used_where_it_is_installed(photos):
     assert layout.kinds(photos) == ["PCA", "UMAP"]
 
 
+def test_what_is_not_installed_is_named(monkeypatch):
+    from sslzoo.demo.tabs import chart
+
+    monkeypatch.setattr(layout, "has_umap", lambda: False)
+    monkeypatch.setattr(chart.faiss_door, "available", lambda: False)
+    assert chart._missing() == (
+        "For UMAP: <code>pip install 'sslzoo[umap]'</code>. For colours by cluster: <code>pip install 'sslzoo[faiss]'</code>."
+    )
+
+
 def test_pca_by_hand():
     # four points on a cross: the first axis carries the variance 16+16, the second 1+1
     vectors = np.array([[4, 0, 7], [-4, 0, 7], [0, 1, 7], [0, -1, 7]], np.float32)
@@ -216,6 +291,7 @@ def test_a_job_can_be_stopped_and_goes_on(photos, monkeypatch, tmp_path):
     shelf = Shelf(photos)
     job = shelf.start("random-r50")
     job.cancelled = True
+    assert job.looking or job.told == "getting the weights, and stopping once they are here"
     job.wait(60)
     assert job.error.startswith("Stopped") and shelf.photos(job.name) is None
     job = shelf.start(job.name)
@@ -250,7 +326,7 @@ main()
         (["{collection}", "-o", "{embedded}"], "was made by random-r18, not simclr-r18.tin_cpu_1h; add -m random-r18"),
         (["{collection}", "-o", "{embedded}", "-m", "random-r50"], "add -m random-r18, or choose another -o"),
         (["{embedded}", "--host", "192.0.2.1"], "192.0.2.1 is no address of this machine"),
-        (["{embedded}", "--port", "{taken}"], "is taken; choose another with --port"),
+        (["{embedded}", "--port", "{taken}"], "is taken, or not for this user; choose another with --port"),
     ],
 )
 def test_errors_are_one_line(embedded, collection, tmp_path, arguments, told):
@@ -351,6 +427,23 @@ def test_the_encoders_of_a_checkout_are_there(photos, checkout):
         shelf.start("random-r50")
     job.wait(60)
     assert job.error == "" and len(shelf.photos("byol-r18.ours")) == 16
+
+
+def test_from_a_wheel_there_are_the_package_encoder_and_random_weights(photos, checkout, tmp_path):
+    shutil.rmtree(tmp_path / "hub_cards")
+    shelf = Shelf(photos)
+    assert set(shelf.ready) == {"simclr-r18.tin_cpu_1h", "random-r18", "random-r50"}
+    assert shelf.suggested(6) == ["simclr-r18.tin_cpu_1h", "random-r18"]
+
+
+def test_what_to_do_before_others_have_looked(photos, tmp_path):
+    from sslzoo.demo.tabs.compare import _listed, _what_to_do
+
+    assert [_listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+    assert "under Models" in _what_to_do(SimpleNamespace(photos=photos))
+    assert "photos/*.jpg is none now" in _what_to_do(
+        SimpleNamespace(photos=SimpleNamespace(source=tmp_path / "photos/*.jpg"))
+    )
 
 
 def test_what_can_be_had_nowhere_is_not_offered(photos, checkout, monkeypatch):

@@ -152,6 +152,7 @@ function listen(c) {
     zoom(c, event.deltaY < 0 ? 1.2 : 1 / 1.2, event.clientX - area.left, event.clientY - area.top);
   }, { passive: false });
   c.canvas.addEventListener('pointerdown', (event) => {
+    if (event.button) return;
     held = [event.clientX - c.x, event.clientY - c.y]; moved = false;
     c.canvas.setPointerCapture(event.pointerId);
   });
@@ -166,6 +167,7 @@ function listen(c) {
     held = null;
     if (i >= 0) trigger('pick', { row: c.row[i] });
   });
+  c.canvas.addEventListener('pointercancel', () => { held = null; });
   c.canvas.addEventListener('pointerleave', () => show(c, -1));
   c.root.querySelector('.zoom').addEventListener('click', (event) => {
     const factor = event.target.dataset.zoom;

@@ -9,7 +9,7 @@ const span = (end) => [
   Math.min(start[0], end[0]), Math.min(start[1], end[1]), Math.max(start[0], end[0]), Math.max(start[1], end[1]),
 ];
 element.addEventListener('pointerdown', (event) => {
-  if (!event.target.closest('.photo')) return;
+  if (event.button || !event.target.closest('.photo')) return;
   event.preventDefault();
   start = at(event);
   element.querySelector('.photo').setPointerCapture(event.pointerId);
@@ -28,6 +28,10 @@ element.addEventListener('pointerup', (event) => {
   const box = span(at(event));
   start = null;
   trigger('crop', { box: box[2] - box[0] < 0.03 || box[3] - box[1] < 0.03 ? null : box });
+});
+element.addEventListener('pointercancel', () => {
+  start = null;
+  element.querySelector('.box')?.classList.remove('on');
 });
 element.addEventListener('click', (event) => {
   if (event.target.closest('.clear')) trigger('clear', {});

@@ -20,12 +20,11 @@ from sslzoo.demo.shared import LATEST, Demo, asset, said
 from sslzoo.demo.tabs.search import View
 from sslzoo.index import faiss_door
 
-LEGEND = 14  # entries
 AT_ONCE = 5000  # photos up to which UMAP is computed without being asked
 COLOURS = (
     "#0d9488 #e11d48 #2563eb #d97706 #7c3aed #16a34a #db2777 #0891b2 #a16207 #4f46e5 #65a30d #be123c #0369a1 #9333ea"
 ).split()
-NONE = 255  # the number of "no colour"
+NONE = 255  # the number of "no colour", that of the groups beyond as many as there are colours
 
 
 def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
@@ -38,6 +37,8 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
             layouts, value=layouts[-1] if len(photos) <= AT_ONCE else layouts[0], label="Layout", scale=0, min_width=200
         )
         by = gr.Radio(list(ways), value=next(iter(ways)), label="Colour", scale=0, min_width=360)
+    if missing := _missing():
+        gr.HTML(f'<p class="missing">{missing}</p>', apply_default_css=False)
     chart = gr.HTML(
         html.empty("Drawing the map …", "A large collection takes a moment the first time."),
         elem_id="chart",
@@ -81,46 +82,69 @@ def _ways(photos: Photos) -> dict[str, Callable[[Photos], Colouring]]:
     return ways or {"nothing": lambda photos: ([], np.full(len(photos), -1))}
 
 
-@functools.cache
+def _missing() -> str:
+    """What would be there as well if it were installed, in HTML."""
+    extras = {"UMAP": ("umap", layout.has_umap()), "colours by cluster": ("faiss", faiss_door.available())}
+    return " ".join(
+        f"For {what}: <code>pip install 'sslzoo[{extra}]'</code>."
+        for what, (extra, there) in extras.items()
+        if not there
+    )
+
+
 def _clusters(photos: Photos) -> Colouring:
+    with photos.once:
+        return _clusters_of(photos)
+
+
+@functools.cache
+def _clusters_of(photos: Photos) -> Colouring:
     found = clusters(photos.index, min(len(photos), max(2, min(12, round(len(photos) ** 0.5)))))
-    row_of = photos.row_of
-    number = {row_of[id_]: i for i, cluster in enumerate(found) for id_ in cluster.ids}
+    number = {id_: i for i, cluster in enumerate(found) for id_ in cluster.ids}
     names = [f"{len(cluster.ids):,} like {cluster.ids[0].rsplit('/', 1)[-1]}" for cluster in found]
-    return names, np.array([number[row] for row in photos.rows.tolist()])
+    return names, np.array([number[id_] for id_ in photos.collection.ids_at(photos.rows)])
 
 
 def _failures(photos: Photos) -> Colouring:
     """Where the neighbours vote for another group than the photo's own."""
-    assert photos.agreement is not None
-    share = 100 * photos.agreement.value
-    names = [f"the neighbours agree ({share:.0f} %)", f"they vote for another {photos.groups.kind}"]
-    return names, np.where(photos.agreement.right, 0, 1)
+    agreement = photos.agreement
+    assert agreement is not None
+    asked = int((agreement.right >= 0).sum())
+    sample = f" of {asked:,} drawn at random" if asked < (photos.groups.codes >= 0).sum() else ""
+    names = [
+        f"the neighbours agree ({100 * agreement.value:.0f} %{sample})",
+        f"they vote for another {photos.groups.kind}",
+    ]
+    return names, np.where(agreement.right < 0, -1, 1 - agreement.right)
 
 
 def _chart(demo: Demo, kind: str, places: NDArray[np.float32], colouring: Colouring, note: str = "") -> str:
     photos, (names, codes) = demo.photos, colouring
-    drawn = np.where(codes < 0, NONE, codes % len(COLOURS)).astype(np.uint8)
+    counts = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
+    # the largest groups, each in a colour of its own
+    listed = sorted(sorted(range(len(names)), key=lambda i: -counts[i])[: len(COLOURS)])
+    colour_of = np.full(len(names) + 1, NONE, np.uint8)  # the last for -1
+    colour_of[listed] = np.arange(len(listed))
+    drawn = colour_of[codes]
     data = {
         "xy": np.round(places * 65535).astype("<u2"),
         "colour": drawn,
         "row": photos.rows.astype("<u4"),
     }
     attributes = " ".join(f'data-{name}="{base64.b64encode(a.tobytes()).decode()}"' for name, a in data.items())
-    counts = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
-    order = sorted(range(len(names)), key=lambda i: -counts[i])[:LEGEND]
     legend = [
-        f'<li><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{html.name(names[i])}<b>{counts[i]:,}</b></li>'
-        for i in sorted(order)
+        f'<li><i style="background:{colour}"></i>{html.name(names[i])}<b>{counts[i]:,}</b></li>'
+        for i, colour in zip(listed, COLOURS, strict=False)
     ]
-    if len(names) > len(order):
-        legend.append(f"<li>and {len(names) - len(order):,} more</li>")
+    if len(names) > len(listed):
+        legend.append(f"<li>and {len(names) - len(listed):,} more, in grey</li>")
     facts = [note] if note else [html.count(len(photos), "photo"), "drag to move", "wheel to zoom", "click to search"]
     return (
         html.heading(f"{escape(kind)} of {escape(photos.model)}", facts)
         + f'<div class="chart" data-photo="{demo.photo_url}" data-palette="{" ".join(COLOURS)}" {attributes}>'
         '<canvas tabindex="0"></canvas><div class="tip"><img alt=""><span></span></div>'
-        '<div class="zoom"><button type="button" data-zoom="1.5">+</button>'
-        '<button type="button" data-zoom="0.667">−</button><button type="button" data-zoom="0">⤢</button></div></div>'
+        '<div class="zoom"><button type="button" data-zoom="1.5" aria-label="Zoom in">+</button>'
+        '<button type="button" data-zoom="0.667" aria-label="Zoom out">−</button>'
+        '<button type="button" data-zoom="0" aria-label="Show all">⤢</button></div></div>'
         f'<ul class="legend">{"".join(legend)}</ul>'
     )

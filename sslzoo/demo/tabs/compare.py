@@ -46,6 +46,9 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     def side_by_side(names: list[str], request: gr.Request) -> Iterator[str]:
         for job in _embedding(demo, names):
             yield html.progress(job.name, job.told, job.done / max(1, job.total))
+        if waiting := [name for name in names if demo.shelf.photos(name) is None]:
+            yield html.empty(f"Not yet looked at by {_listed(waiting)}", _what_to_do(demo))
+            return
         query = demo.sessions.get(request.session_hash or "")
         if query is None:
             query = sessions.from_row(demo.photos, int(demo.photos.rows[0]))
@@ -89,7 +92,8 @@ def _embedding(demo: Demo, names: list[str]) -> Iterator[Job]:
         raise InputError(f"choose 2 to {MOST} different encoders to compare")
     for name in names:
         demo.shelf.require(name)
-        if len(demo.photos) > AT_ONCE or not demo.shelf.entries[name].ready or demo.shelf.photos(name) is not None:
+        small = len(demo.photos) <= AT_ONCE and demo.photos.source.is_dir()
+        if not small or not demo.shelf.entries[name].ready or demo.shelf.photos(name) is not None:
             continue
         job = demo.shelf.start(name)
         while job.running:
@@ -97,6 +101,19 @@ def _embedding(demo: Demo, names: list[str]) -> Iterator[Job]:
             job.wait(SECONDS)
         if job.error:
             raise InputError(f"{name}: {job.error}")
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _what_to_do(demo: Demo) -> str:
+    if demo.photos.source.is_dir():
+        return "Start each under Models, once for these photos, or choose other encoders."
+    return (
+        f"Another encoder can look only at a folder of photos, and {demo.photos.source} is none now: embed a folder of"
+        " them, and open that."
+    )
 
 
 def _seen_by(demo: Demo, names: list[str]) -> dict[str, Photos]:
@@ -113,7 +130,8 @@ def _neighbours(main: Photos, photos: Photos, query: Query, k: int) -> list[tupl
     vector: NDArray[np.float32] = sessions.vector_by(photos, main, query)
     itself = photos.row_of.get(query.name) if query.row is not None and query.box is None else None
     found = photos.index.search(vector[None], k, exclude=[itself])
-    return list(zip(found.ids[0], found.scores[0].tolist(), strict=True))
+    pairs = zip(found.ids[0], found.scores[0].tolist(), strict=True)
+    return [(id_, score) for id_, score in pairs if id_ in main.row_of]  # the folder may have others by now
 
 
 def _columns(demo: Demo, query: Query, seen: dict[str, Photos]) -> str:
@@ -130,7 +148,6 @@ def _columns(demo: Demo, query: Query, seen: dict[str, Photos]) -> str:
         cards = [
             html.card(demo.photo_url, demo.photos.row_of[id_], id_, score, mark="same" if id_ in first else "")
             for id_, score in near
-            if id_ in demo.photos.row_of
         ]
         spec = demo.shelf.entries[name].spec
         method = "random weights" if spec.method == "random" else spec.method

@@ -33,8 +33,12 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     )
 
     @functools.lru_cache(maxsize=16)
-    def found_at(threshold: float) -> list[Group]:
+    def compute(threshold: float) -> list[Group]:
         return find(demo.photos.index, threshold)
+
+    def found_at(threshold: float) -> list[Group]:
+        with demo.photos.once:
+            return compute(threshold)
 
     @said
     def look(threshold: float) -> str:

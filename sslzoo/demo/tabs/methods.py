@@ -11,7 +11,7 @@ from sslzoo.demo.drawings import drawing
 from sslzoo.demo.methods import METHODS, code_of, costs
 
 LEGEND = (
-    ("encoder", "encoder, what is kept"),
+    ("encoder", "encoder; its backbone is kept"),
     ("projector", "projector"),
     ("predictor", "predictor"),
     ("follower", "moving average (EMA), no gradient"),

@@ -30,7 +30,7 @@ def tab(demo: Demo, opened: gr.Tab) -> None:
             yield _progress(job), listed
             job.wait(SECONDS)
         demo.shelf.__dict__.pop("entries", None)  # what was downloaded needs no network any more
-        yield _ended(job), _cards(demo)
+        yield _ended(demo, job), _cards(demo)
 
     def show() -> Iterator[tuple[Any, str]]:
         if job := next((job for job in demo.shelf.jobs.values() if job.running), None):
@@ -80,8 +80,9 @@ def _progress(job: Job) -> str:
     return html.progress(job.name, job.told, job.done / max(1, job.total), button)
 
 
-def _ended(job: Job) -> str:
-    told = job.error or f"has embedded {html.count(job.total, 'photo')}; it stands under Compare now."
+def _ended(demo: Demo, job: Job) -> str:
+    seen = demo.shelf.photos(job.name)
+    told = job.error or f"has embedded {html.count(len(seen or ()), 'photo')}; it stands under Compare now."
     kind = "status failed" if job.error else "status"
     return f'<div class="{kind}"><p><b>{escape(job.name)}</b> {escape(told)}</p></div>'
 

@@ -64,11 +64,11 @@ def tab(demo: Demo, tabs: gr.Tabs) -> View:
         return html.query_panel(demo.photo_url, query), _results(demo, query, found, took, threshold)
 
     @said
-    def upload(path: str | None, k: int, threshold: float, request: gr.Request) -> tuple[None, str, str]:
+    def upload(path: str | None, k: int, threshold: float, request: gr.Request) -> tuple[None, str, str, gr.Tabs]:
         if path is not None:
             session = request.session_hash or ""
-            demo.sessions.set(session, demo.upload(path, session))
-        return None, *show(request, k, threshold)
+            demo.sessions.make(session, lambda: demo.upload(path, session))
+        return None, *show(request, k, threshold), gr.Tabs(selected="search")  # it may be dropped on any tab
 
     @said
     def pick(k: int, threshold: float, request: gr.Request, event: gr.EventData) -> tuple[str, str]:
@@ -86,11 +86,11 @@ def tab(demo: Demo, tabs: gr.Tabs) -> View:
         query = demo.sessions.get(session)
         if query is not None:
             box = sessions.valid_box(event._data.get("box"))
-            demo.sessions.set(session, sessions.part(photos, query, box))
+            demo.sessions.make(session, lambda: sessions.part(photos, query, box))
         return show(request, k, threshold)
 
     def clear(request: gr.Request) -> tuple[str, str, int]:
-        demo.sessions.set(request.session_hash or "", None)
+        demo.sessions.end(request.session_hash or "")
         return html.query_panel(demo.photo_url, None), browse(demo, BROWSED), BROWSED
 
     def more(shown: int) -> tuple[str, int]:
@@ -114,7 +114,7 @@ def tab(demo: Demo, tabs: gr.Tabs) -> View:
         return _as_json(demo.search(demo.by_id(id), *_limits(k, threshold))[0])
 
     both = [panel, results]
-    sent = picker.upload(upload, [picker, k, threshold], [picker, *both], **PRIVATE)
+    sent = picker.upload(upload, [picker, k, threshold], [picker, *both, tabs], **PRIVATE)
     sent.success(None, js=asset("reveal.js"))
     sent.failure(lambda: None, None, picker, **PRIVATE)  # a bad picture doesn't stay there
     results.pick(pick, [k, threshold], both, **PRIVATE)
