@@ -30,7 +30,11 @@ class Group:
 
     def copies(self, threshold: float) -> int:
         """How many reach the threshold beside the kept one itself; the others are here by their likeness to one of these."""
-        return sum(score >= threshold - ROUNDING for score in self.scores[1:])
+        return sum(self.is_copy(i, threshold) for i in range(1, len(self.ids)))
+
+    def is_copy(self, i: int, threshold: float) -> bool:
+        """Whether image `i` itself reaches the threshold with the kept one."""
+        return self.scores[i] >= threshold - ROUNDING
 
 
 def duplicates(index: ExactIndex, threshold: float = 0.97) -> list[Group]:

@@ -628,6 +628,13 @@ def test_export_says_what_was_written_and_how_close_it_is(run, tmp_path):
     assert err == "error: out already exists; remove it or choose another -o\n"
 
 
+def test_a_typo_is_told_before_an_output_that_exists(run, photos):
+    assert run("embed", photos, "-o", "photos.emb", "-q")[0] == 0
+    assert "fotos does not exist" in run("embed", "fotos", "-o", "photos.emb")[2]
+    assert "unknown model 'simsiam-r51'" in run("embed", photos, "-o", "photos.emb", "-m", "simsiam-r51")[2]
+    assert "photos.emb already exists" in run("embed", photos, "-o", "photos.emb")[2]
+
+
 def options():
     return {
         (name, parameter.name): parameter

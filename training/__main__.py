@@ -83,11 +83,13 @@ def run(
         raise InputError(f"{not_folder[0]} is a file, and the run wants a folder; choose another --output")
     if (out / checkpoint.FILE).exists() and not resume:
         raise InputError(f"{out} holds a run already; add --resume to continue it, or choose another --output")
-    train_set, judge = load_data(data_path, settings, out / IMAGES if resume else None)
-    engine.require_batch(train_set, settings)
     resumed = resume and (out / checkpoint.FILE).exists()
+    if resume and not resumed and not distributed.rank():
+        typer.echo(f"{out} holds no run yet; this one begins anew", err=True)
     start = registry.resolve(init) if init and not resumed else None
     method = engine.build(settings, initial_weights(start, settings) if start else None)
+    train_set, judge = load_data(data_path, settings, out / IMAGES if resume else None)
+    engine.require_batch(train_set, settings)
     began, stop = time.monotonic(), stop_condition(max_minutes)
     begun = {} if resumed else initial_facts(start)
     run = engine.train(method, train_set, settings, out=out, resume=resume, device=device, stop=stop)

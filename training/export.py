@@ -73,7 +73,7 @@ def export(
     facts = json.loads(path.read_text()) if path.is_file() else {}
     if began := facts.get("init"):
         provenance = Provenance(
-            f"{provenance.trained_on}, beginning with the weights of {began}",
+            f"{provenance.trained_on} (beginning with the weights of {began})",
             f"{provenance.data_terms}; of {began}: {facts.get('init_data_terms', 'not stated')} (its weights:"
             f" {facts.get('init_license', 'not stated')})",
             provenance.license,
@@ -214,6 +214,8 @@ def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, signs
     remark = f" {facts['remark']}" if "remark" in facts else ""
     if len(facts.get("starts", [])) > 1:
         remark = f" It went on with other code, torch, threads or on another machine: see `run.json`.{remark}"
+    threads = facts.get("threads", "?")
+    values |= {"threads": f"{threads} thread{'s' * (threads != 1)}"}
     values |= {"signs": signs, "remark": remark, "epochs": f"{spec.epochs:g}" if spec.epochs else "?"}
     values |= {"metadata": hub.metadata(spec), "example": hub.example(spec, load), "credits": credits, "scores": table}
     return Template(CARD.read_text(encoding="utf-8")).substitute(defaults | values)

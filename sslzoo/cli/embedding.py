@@ -17,7 +17,7 @@ import typer
 
 from sslzoo.cli.options import Device, Json, Model, Precision, Quiet, Workers, one_line, one_of
 from sslzoo.cli.process import make_lean
-from sslzoo.errors import InputError, Interrupted
+from sslzoo.errors import InputError, Interrupted, OutputExists
 
 if TYPE_CHECKING:
     from sslzoo.embeddings import Embeddings
@@ -105,8 +105,10 @@ def embed(
     """Turn images into vectors: an embeddings folder of Parquet parts, with the failures listed beside them."""
     from sslzoo.embeddings import is_embeddings, read_manifest
     from sslzoo.images.decode import PIXEL_LIMIT, Policy
+    from sslzoo.images.discover import open_source
     from sslzoo.pipeline import plan, run
     from sslzoo.pipeline.output import prepare_output
+    from sslzoo.registry import PACKAGE_ENCODER, resolve
 
     make_lean()
     if engine == "ray" and (update or shard is not None):
@@ -141,7 +143,13 @@ def embed(
         _print_plan(plan.plan(source, model, update=there, **choices), as_json)
         return
     wanted = {"resume": resume, "overwrite": overwrite}
-    prepared = prepare_output(out, update=update, shard=shard is not None, **wanted)
+    try:
+        prepared = prepare_output(out, update=update, shard=shard is not None, **wanted)
+    except OutputExists:  # a mistyped source or name is what is to be mended first
+        resolve(model or PACKAGE_ENCODER)
+        if source != "-":
+            open_source(source)
+        raise
     if prepared.earlier is not None:
         _say_ignored(ctx, prepared.earlier, out)
     if share is not None:

@@ -246,6 +246,7 @@ def report(
     for suffix, text in texts.items():
         (output / f"report.{suffix}").write_text(storable(text), encoding="utf-8")
     typer.echo(storable(texts["json" if as_json else "md"]), nl=False)
+    typer.echo(f"written to {output}: report.md, .html and .json, and the vectors", err=True)
     for name, reason in made.left_out.items():
         typer.echo(f"{name} is left out: {reason}", err=True)
     _tell_failures(

@@ -52,11 +52,11 @@ def models(
             s.name + ("  *" if s.default else ""),
             s.method,
             s.backbone,
-            s.trained_on,
+            s.trained_on.partition(" (")[0],
             number(s.epochs),
             percent(s.linear_top1),
             s.license,
-            s.verified,
+            s.verified if s.checkpoints else "ours",
             f"{s.size_bytes / 1e6:.0f} MB",
             "yes" if hub.is_cached(s) else "",
         )
@@ -128,7 +128,11 @@ def show(
     if any(s.random_weights is not None for s in spec.scores):
         typer.echo("scores      (with random weights and raw pixels in the same protocol)")
         rows = [
-            ("", s.dataset, s.protocol, percent(s.value), percent(s.random_weights), percent(s.raw_pixels))
+            (
+                *("", s.dataset, s.protocol),
+                f"{percent(s.value)} ± {percent(s.interval)}" if s.interval else percent(s.value),
+                *(percent(s.random_weights), percent(s.raw_pixels)),
+            )
             for s in spec.scores
         ]
         print_table([("", "data", "protocol", "score", "random", "pixels"), *rows])

@@ -141,17 +141,18 @@ class Photos:
         score = knn(bank, None, [(AGREEMENT_K, AGREEMENT_T)])[0]
         right = np.full(len(self), -1, np.int8)
         right[known] = score.items > 0
-        return Agreement(score.value, right, score.protocol)
+        return Agreement(score.value, score.interval(), right)
 
 
 class Agreement:
-    """The share of photos whose neighbours vote for their group, and by what protocol.
+    """The share of photos whose neighbours vote for their group, and half its 95 % interval.
 
     `right` `[n]` is 1 for these, 0 for those whose neighbours vote for another, and -1 for those that nobody asked.
     """
 
-    def __init__(self, value: float, right: NDArray[np.int8], protocol: str) -> None:
-        self.value, self.right, self.protocol = value, right, protocol
+    def __init__(self, value: float, interval: float, right: NDArray[np.int8]) -> None:
+        self.value, self.interval, self.right = value, interval, right
+        self.asked = int((right >= 0).sum())
 
 
 class Groups:

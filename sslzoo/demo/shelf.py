@@ -151,7 +151,7 @@ class Job:
         self.looking, self.cancelled = False, False  # whether the weights are there, and whether to stop
         self.out, self.again = shelf.folder(name), _is_finished(shelf.folder(name))
         self.error = ""
-        self._shelf = shelf
+        self._shelf, self._ready = shelf, shelf.entries[name].ready
         self._thread = threading.Thread(target=self._run, name=f"embed {name}", daemon=True)
         self._thread.start()
 
@@ -170,7 +170,8 @@ class Job:
         """How far it is, in words."""
         if self.looking:
             return f"{self.done:,} of {self.total:,} photos"
-        return "getting the weights" + (", and stopping once they are here" if self.cancelled else "")
+        doing, here = ("opening it", "it is open") if self._ready else ("getting the weights", "they are here")
+        return doing + (f", and stopping once {here}" if self.cancelled else "")
 
     def wait(self, seconds: float) -> None:
         """Waits for its end, at most so long."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,7 +81,10 @@ class Report:
             rows = [["encoder", *sets]]
             for encoder in self.encoders:
                 rows.append([encoder, *(self._cell(probe, name, encoder) for name in sets)])
-            yield probe, rows
+            # where k is cut to the number of training images
+            k = re.search(r"k=\d+,", probe)
+            cut = k and any(k[0] not in score.protocol for of in sets.values() for score in of.values())
+            yield f"{probe} (k: all training images, where these are fewer)" if cut else probe, rows
 
     def _cell(self, probe: str, name: str, encoder: str) -> str:
         score, found = self.scores[probe][name][encoder], self.comparison(probe, name, encoder)

@@ -174,7 +174,9 @@ def test_map_shows_every_photo_and_a_click_searches(open_page):
     assert 0.005 < painted < 0.5
     before = canvas.evaluate("c => c.toDataURL()")
     page.get_by_label("failure").check()  # other colours, in the same places
-    page.wait_for_function("document.querySelector('#chart .legend').textContent.includes('the neighbours agree')")
+    page.wait_for_function(
+        "document.querySelector('#chart .legend').textContent.includes('the nearest are of its own')"
+    )
     page.wait_for_function("before => document.querySelector('#chart canvas').toDataURL() !== before", arg=before)
     box = canvas.bounding_box()
     found = canvas.evaluate(
@@ -203,7 +205,9 @@ def test_a_map_that_is_made_stays_where_it_is(open_page):
         "document.querySelector('#chart'), { subtree: true, childList: true, characterData: true, attributes: true }); }"
     )
     page.get_by_label("failure").check()
-    page.wait_for_function("document.querySelector('#chart .legend').textContent.includes('the neighbours agree')")
+    page.wait_for_function(
+        "document.querySelector('#chart .legend').textContent.includes('the nearest are of its own')"
+    )
     assert set(page.evaluate("seen")) == {"UMAP of random-r18"}
 
 
@@ -237,7 +241,7 @@ def test_compare_side_by_side(open_page):
     page.wait_for_function("document.querySelectorAll('#columns section').length == 2")
     for section in page.query_selector_all("#columns section"):
         assert section.query_selector(".card img").get_attribute("alt") == "circles/copy.jpg"
-        assert re.search(r"\d+ % kNN agreement with the folders", section.text_content())
+        assert re.search(r"\d+ ± \d+ % kNN agreement with the folders", section.text_content())
     assert "shares" in page.text_content("#columns section >> nth=1")
     second = names(page, "#columns")[1]
     page.click("#columns .card >> nth=1")

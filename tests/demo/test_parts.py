@@ -90,7 +90,11 @@ def test_each_group_in_the_legend_has_a_colour_of_its_own():
     demo = SimpleNamespace(photo_url="photo", photos=drawn_of)
     made = _chart(demo, "PCA", np.zeros((len(codes), 2), np.float32), ([f"group {i}" for i in range(40)], codes))
     colours = re.findall(r'<li><i style="background:(#\w+)"></i>', made)
-    assert sorted(colours) == sorted(COLOURS) and "and 26 more, in grey" in made
+    assert (
+        sorted(colours) == sorted(COLOURS)
+        and "and 26 more groups, in grey" in made
+        and "and 1 photo of none, in grey" in made
+    )
     drawn = np.frombuffer(base64.b64decode(re.search('data-colour="([^"]*)"', made)[1]), np.uint8)
     assert len({drawn[codes == group][0] for group in (0, 14, 28)}) == 3 and drawn[-1] == NONE == drawn[codes == 39][0]
 
@@ -291,7 +295,7 @@ def test_a_job_can_be_stopped_and_goes_on(photos, monkeypatch, tmp_path):
     shelf = Shelf(photos)
     job = shelf.start("random-r50")
     job.cancelled = True
-    assert job.looking or job.told == "getting the weights, and stopping once they are here"
+    assert job.looking or job.told == "opening it, and stopping once it is open"
     job.wait(60)
     assert job.error.startswith("Stopped") and shelf.photos(job.name) is None
     job = shelf.start(job.name)

@@ -74,6 +74,7 @@ def test_from_images_to_a_report(pets, tmp_path, model_folder):
         "linear, top1, 2 images a class",
         "linear, top1, 50 % of labels",
     ]
+    assert "## kNN, top-1, k=200, T=0.1 (k: all training images, where these are fewer)" in made.to_markdown()
     # the model folder holds the weights of random-r18 under its name; the twin of the other is listed beside it
     assert list(made.encoders) == [
         registry.PACKAGE_ENCODER,

@@ -161,8 +161,10 @@ def test_stopping_and_going_on(run, photos, tmp_path):
     code, _, err = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL)
     assert code == 1
     assert "add --resume" in err
-    code, out, _ = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--resume")
-    assert "finished" in out
+    code, out, err = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--resume")
+    assert "finished" in out and "begins anew" not in err
+    stopped = (*SMALL, "--max-minutes", "0", "--resume")
+    assert "other holds no run yet" in run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "other", *stopped)[2]
 
 
 def test_what_a_run_took_is_told_over_all_its_starts(run, photos, tmp_path, monkeypatch):

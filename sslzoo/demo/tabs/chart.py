@@ -78,7 +78,7 @@ def _ways(photos: Photos) -> dict[str, Callable[[Photos], Colouring]]:
     if faiss_door.available():
         ways["cluster"] = _clusters
     if photos.agreement_possible:
-        ways["failure"] = _failures
+        ways["kNN failure"] = _failures
     return ways or {"nothing": lambda photos: ([], np.full(len(photos), -1))}
 
 
@@ -106,14 +106,13 @@ def _clusters_of(photos: Photos) -> Colouring:
 
 
 def _failures(photos: Photos) -> Colouring:
-    """Where the neighbours vote for another group than the photo's own."""
+    """Where the nearest neighbours vote for another group than the photo's own."""
     agreement = photos.agreement
     assert agreement is not None
-    asked = int((agreement.right >= 0).sum())
-    sample = f" of {asked:,} drawn at random" if asked < (photos.groups.codes >= 0).sum() else ""
+    sample = f" of {agreement.asked:,} drawn at random" if agreement.asked < (photos.groups.codes >= 0).sum() else ""
     names = [
-        f"the neighbours agree ({100 * agreement.value:.0f} %{sample})",
-        f"they vote for another {photos.groups.kind}",
+        f"the nearest are of its own {photos.groups.kind} ({100 * agreement.value:.0f} %{sample})",
+        f"the nearest are of another {photos.groups.kind}",
     ]
     return names, np.where(agreement.right < 0, -1, 1 - agreement.right)
 
@@ -136,8 +135,10 @@ def _chart(demo: Demo, kind: str, places: NDArray[np.float32], colouring: Colour
         f'<li><i style="background:{colour}"></i>{html.name(names[i])}<b>{counts[i]:,}</b></li>'
         for i, colour in zip(listed, COLOURS, strict=False)
     ]
+    if names and (others := int((codes < 0).sum())):
+        legend.append(f"<li>and {html.count(others, 'photo')} of none, in grey</li>")
     if len(names) > len(listed):
-        legend.append(f"<li>and {len(names) - len(listed):,} more, in grey</li>")
+        legend.append(f"<li>and {len(names) - len(listed):,} more groups, in grey</li>")
     facts = [note] if note else [html.count(len(photos), "photo"), "drag to move", "wheel to zoom", "click to search"]
     return (
         html.heading(f"{escape(kind)} of {escape(photos.model)}", facts)

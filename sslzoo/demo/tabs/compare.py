@@ -12,7 +12,7 @@ from gradio.events import api
 from numpy.typing import NDArray
 
 from sslzoo.demo import html, sessions
-from sslzoo.demo.collection import Photos
+from sslzoo.demo.collection import AGREEMENT_K, Photos
 from sslzoo.demo.sessions import Query
 from sslzoo.demo.shared import MOST_ASKED, PRIVATE, Demo, asset, number, said
 from sslzoo.demo.shelf import SECONDS, Job
@@ -143,7 +143,8 @@ def _columns(demo: Demo, query: Query, seen: dict[str, Photos]) -> str:
         facts = []
         if photos.agreement is not None:
             kind = photos.groups.kind
-            facts.append(f"<b>{100 * photos.agreement.value:.0f} %</b> kNN agreement with the {kind}s")
+            share, interval = 100 * photos.agreement.value, 100 * photos.agreement.interval
+            facts.append(f"<b>{share:.0f} ± {interval:.0f} %</b> kNN agreement with the {kind}s")
         facts.append(f"shares {len(ids & first)} of {len(ids)} with the first" if first else "&nbsp;")
         cards = [
             html.card(demo.photo_url, demo.photos.row_of[id_], id_, score, mark="same" if id_ in first else "")
@@ -158,7 +159,9 @@ def _columns(demo: Demo, query: Query, seen: dict[str, Photos]) -> str:
         first = first or ids
     part = "a part of " if query.box is not None else ""
     picture = f'<img src="{demo.photo_url}/{query.row}/160" alt="">' if query.row is not None else ""
-    protocol = next((p.agreement.protocol for p in seen.values() if p.agreement), "")
-    facts = ["what each method finds similar", *([protocol] if protocol else [])]
+    facts = ["what each method finds similar"]
+    if (agreement := next(iter(seen.values())).agreement) is not None:
+        asked = html.count(agreement.asked, "photo")
+        facts.append(f"kNN agreement: how many of {asked} the {AGREEMENT_K} nearest put with their own, ± 95 %")
     title = html.heading(f'{picture}<span class="fixed">Nearest to {part}</span>{html.name(query.name)}', facts)
     return f'{title}<div class="columns" style="--n:{len(seen)}">{"".join(out)}</div>'

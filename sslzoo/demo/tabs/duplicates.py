@@ -66,14 +66,25 @@ def _groups(demo: Demo, found: list[Group], threshold: float) -> str:
             f"At a cosine of {threshold:.3f} every photo stands alone. Lower the threshold to see what is merely similar.",
         )
     more = sum(group.copies(threshold) for group in found)
-    facts = [f"{html.count(more, 'photo')} could go", "nothing is deleted here", "a click searches for the photo"]
+    facts = [
+        f"{html.count(more, 'photo')} could go, at least {threshold:g} to the one to keep",
+        "nothing is deleted here",
+        "a click searches for the photo",
+    ]
     out = [html.heading(html.count(len(found), "group"), facts)]
     for group in found[:SHOWN]:
         cards = []
         members = list(zip(group.ids, group.sizes, group.scores, strict=True))
         for i, (id_, (width, height), score) in enumerate(members[:MEMBERS]):
             size = f"{width} × {height}" if width else ""
-            note = f"keep · {size}".rstrip(" ·") if i == 0 else f"{score:.3f} · {size}".rstrip(" ·")
+            alike = (
+                "keep"
+                if i == 0
+                else f"{score:.3f}"
+                if group.is_copy(i, threshold)
+                else f"{score:.3f}, like another here"
+            )
+            note = f"{alike} · {size}".rstrip(" ·")
             row = demo.photos.row_of[id_]
             cards.append(html.card(demo.photo_url, row, id_, note=note, mark="keep" if i == 0 else ""))
         if len(members) > MEMBERS:

@@ -110,9 +110,11 @@ def _card(demo: Demo, name: str, entry: Entry) -> str:
     size = f"{spec.size_bytes / 1e6:.0f} MB" if spec.size_bytes else ""
     action = "Embed these photos" if entry.ready else f"Download {size or 'it'} and embed these photos"
     button = "" if embedded else f'<button type="button" class="embed" data-name="{escape(name)}">{action}</button>'
+    checked = f"verified: {spec.verified}" if spec.checkpoints else "trained here"
+    origin = "" if spec.method == "random" else checked
     facts = {
         "trained on": " · ".join(filter(None, [spec.trained_on, f"{spec.epochs:g} epochs" if spec.epochs else ""])),
-        "weights": " · ".join(filter(None, [f"from {entry.origin}", size, f"verified: {spec.verified}"])),
+        "weights": " · ".join(filter(None, [f"from {entry.origin}", size, origin])),
         "license": " ".join(filter(None, [spec.license, spec.license_note])),
         "data terms": spec.data_terms,
         "paper": spec.paper,
@@ -120,13 +122,13 @@ def _card(demo: Demo, name: str, entry: Entry) -> str:
     }
     rows = "".join(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in facts.items() if value)
     scores = "".join(
-        f"<tr><td>{escape(s.dataset)}</td><td>{escape(s.metric)}</td><td>{100 * s.value:.1f}</td>"
-        f"<td>{_percent(s.random_weights)}</td><td>{escape(s.protocol)}</td></tr>"
+        f"<tr><td>{escape(s.dataset)}</td><td>{escape(s.metric)}</td><td>{_percent(s.value, s.interval)}</td>"
+        f"<td>{_percent(s.random_weights)}</td><td>{_percent(s.raw_pixels)}</td><td>{escape(s.protocol)}</td></tr>"
         for s in spec.scores[:8]
     )
     if scores:
         scores = (
-            "<table><thead><tr><th>data</th><th>metric</th><th>%</th><th>random</th><th>protocol</th></tr></thead>"
+            "<table><thead><tr><th>data</th><th>metric</th><th>%</th><th>random</th><th>pixels</th><th>protocol</th></tr></thead>"
             f"<tbody>{scores}</tbody></table>"
         )
     words = escape(f"{name} {spec.method} {spec.backbone} {spec.license} {spec.trained_on}".lower())
@@ -138,5 +140,5 @@ def _card(demo: Demo, name: str, entry: Entry) -> str:
     )
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
+def _percent(value: float | None, interval: float | None = None) -> str:
+    return "" if value is None else f"{100 * value:.1f}" + (f" ± {100 * interval:.1f}" if interval else "")
