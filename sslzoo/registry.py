@@ -8,8 +8,10 @@ import fnmatch
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sslzoo import hub
 from sslzoo.errors import InputError, UnknownModel
@@ -59,6 +61,13 @@ def resolve(name: str, *, license: str | None = None) -> EncoderSpec:
     if Path(name).is_dir():
         return hub.read_config(Path(name))
     raise _unknown(name, canonical)
+
+
+def maker(manifest: Mapping[str, Any]) -> str:
+    """The name by which `resolve` finds the encoder of an embeddings folder: of one without a name here, where it came from."""
+    name, source = str(manifest["model"]), str(manifest.get("model_source", ""))
+    elsewhere = source.startswith("hf-hub:") and name not in known()
+    return source if elsewhere or source.startswith("local-dir:") else name
 
 
 def of_checkpoint(path: Path) -> EncoderSpec | None:

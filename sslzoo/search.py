@@ -188,15 +188,14 @@ def _embed(
     if not pictures:
         return {}, {}
     from sslzoo.pipeline.run import embed
+    from sslzoo.registry import maker
 
     manifest = collection.manifest
-    source: str = manifest.get("model_source", "")
-    model = source if source.startswith("local-dir:") else collection.model
     policy = Policy.of(manifest)
     choices = {"device": device, "precision": manifest.get("precision", "fp32"), "policy": policy}
     try:
         # bytes, not paths: of a path that is an archive, the members would be embedded
-        made = embed(list(pictures.values()), model, int8=collection.folder, **choices)
+        made = embed(list(pictures.values()), maker(manifest), int8=collection.folder, **choices)
     except InputError:
         unreadable = _unreadable(pictures, policy)
         if len(unreadable) < len(pictures):

@@ -632,7 +632,13 @@ def test_a_typo_is_told_before_an_output_that_exists(run, photos):
     assert run("embed", photos, "-o", "photos.emb", "-q")[0] == 0
     assert "fotos does not exist" in run("embed", "fotos", "-o", "photos.emb")[2]
     assert "unknown model 'simsiam-r51'" in run("embed", photos, "-o", "photos.emb", "-m", "simsiam-r51")[2]
-    assert "photos.emb already exists" in run("embed", photos, "-o", "photos.emb")[2]
+    for arguments in (
+        [photos],
+        [photos, "-m", "pixels-32"],
+        [photos, "-m", "hf-hub:nobody/nothing"],
+        ["https://example.org/a.jpg"],
+    ):
+        assert "photos.emb already exists" in run("embed", *arguments, "-o", "photos.emb")[2]
 
 
 def options():

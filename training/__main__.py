@@ -87,9 +87,12 @@ def run(
     if resume and not resumed and not distributed.rank():
         typer.echo(f"{out} holds no run yet; this one begins anew", err=True)
     start = registry.resolve(init) if init and not resumed else None
-    method = engine.build(settings, initial_weights(start, settings) if start else None)
+    if start:
+        require_alike(start, settings)
     train_set, judge = load_data(data_path, settings, out / IMAGES if resume else None)
     engine.require_batch(train_set, settings)
+    weights = Encoder.from_spec(start, device="cpu").backbone.state_dict() if start else None
+    method = engine.build(settings, weights)
     began, stop = time.monotonic(), stop_condition(max_minutes)
     begun = {} if resumed else initial_facts(start)
     run = engine.train(method, train_set, settings, out=out, resume=resume, device=device, stop=stop)
@@ -340,14 +343,13 @@ def write_model(out: Path, settings: recipe.Recipe) -> None:
     exporting.export(out, out / MODEL, name=name)
 
 
-def initial_weights(spec: EncoderSpec, settings: recipe.Recipe) -> dict[str, torch.Tensor]:
-    """The backbone's weights; raises InputError, before any is fetched, where training would compute something else."""
+def require_alike(spec: EncoderSpec, settings: recipe.Recipe) -> None:
+    """Raises InputError, before its weights are fetched, where training would compute something else than this encoder does."""
     numbers = {"mean": list(spec.preprocess.mean), "std": list(spec.preprocess.std)}
     theirs = {"backbone": spec.backbone} | asdict(spec.geometry) | numbers
     ours = json.loads(json.dumps(settings.to_dict()))  # lists, as a recipe has them
     if wanted := [f"--set '{key}={value}'" for key, value in theirs.items() if ours[key] != value]:
         raise InputError(f"the recipe does not compute as {spec.name} does; add {' '.join(wanted)}")
-    return Encoder.from_spec(spec, device="cpu").backbone.state_dict()
 
 
 def initial_facts(spec: EncoderSpec | None) -> dict[str, object]:

@@ -105,10 +105,8 @@ def embed(
     """Turn images into vectors: an embeddings folder of Parquet parts, with the failures listed beside them."""
     from sslzoo.embeddings import is_embeddings, read_manifest
     from sslzoo.images.decode import PIXEL_LIMIT, Policy
-    from sslzoo.images.discover import open_source
     from sslzoo.pipeline import plan, run
     from sslzoo.pipeline.output import prepare_output
-    from sslzoo.registry import PACKAGE_ENCODER, resolve
 
     make_lean()
     if engine == "ray" and (update or shard is not None):
@@ -145,10 +143,8 @@ def embed(
     wanted = {"resume": resume, "overwrite": overwrite}
     try:
         prepared = prepare_output(out, update=update, shard=shard is not None, **wanted)
-    except OutputExists:  # a mistyped source or name is what is to be mended first
-        resolve(model or PACKAGE_ENCODER)
-        if source != "-":
-            open_source(source)
+    except OutputExists:
+        _tell_typos(source, model)
         raise
     if prepared.earlier is not None:
         _say_ignored(ctx, prepared.earlier, out)
@@ -200,6 +196,18 @@ def merge(
     whole = complete(folder)
     _write_format(folder, format)
     _print_result(whole, folder, as_json)
+
+
+def _tell_typos(source: str | list[str], model: str | None) -> None:
+    """Raises InputError for a source or an encoder that isn't there, as far as this computer can tell by itself."""
+    from sslzoo.backends import PIXELS
+    from sslzoo.images.discover import open_source
+    from sslzoo.registry import resolve
+
+    if model not in (None, PIXELS.name) and not model.startswith("hf-hub:"):
+        resolve(model)
+    if not any(name == "-" or "://" in name for name in ([source] if isinstance(source, str) else source)):
+        open_source(source)
 
 
 def _one(sources: list[str]) -> str | list[str]:

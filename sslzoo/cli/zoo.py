@@ -78,6 +78,7 @@ def models(
     print_table([header, *rows])
     typer.echo(
         "linear: ImageNet-1k top-1 in %, as reported by the authors; *: what the bare name gives\n"
+        "verified: ours, which were never converted, count as none\n"
         "random-r18, random-r50 …: the same networks with seeded random weights",
         err=True,
     )

@@ -20,10 +20,11 @@ from sslzoo.images.decode import Policy
 from sslzoo.images.discover import Item
 from sslzoo.images.read import pixels
 from sslzoo.index.folder import open_index
+from sslzoo.registry import maker
 from sslzoo.thumbnails import cached_jpeg, image_file
 
 AGREEMENT_K, AGREEMENT_T = 5, 0.07
-AGREEMENT_MAX = 20_000  # photos; every one of them is compared with every other, so that of more a sample is
+AGREEMENT_MAX = 50_000  # photos; every one of them is compared with every other, and of more a sample
 
 
 class Photos:
@@ -38,7 +39,7 @@ class Photos:
         self.failed = int(self.manifest.get("failed", 0))
         self.rows: NDArray[np.int64] = np.flatnonzero(self.collection.alive)
         self._lock = threading.Lock()
-        self.once = threading.RLock()  # around what is computed for all visitors and kept
+        self._once: dict[str, threading.Lock] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -93,10 +94,8 @@ class Photos:
     @cached_property
     def encoder(self) -> Backend:
         """The encoder that made the vectors, opened when the first query needs it."""
-        source: str = self.manifest.get("model_source", "")
-        model = source if source.startswith("local-dir:") else self.model
         run = open_backend(
-            model, device=self.device, precision=self.manifest.get("precision", "fp32"), int8=self.folder
+            maker(self.manifest), device=self.device, precision=self.manifest.get("precision", "fp32"), int8=self.folder
         )
         if self.policy.space(run.space) != self.collection.space:
             raise SpaceMismatch(
@@ -117,6 +116,10 @@ class Photos:
                 raise read
             return np.asarray(run(np.stack([read[0]]))[0])
 
+    def once(self, what: str) -> threading.Lock:
+        """A lock around what is computed for all visitors and kept: who asks meanwhile waits for it."""
+        return self._once.setdefault(what, threading.Lock())
+
     @property
     def agreement_possible(self) -> bool:
         """Whether `agreement` can be told."""
@@ -125,7 +128,7 @@ class Photos:
     @property
     def agreement(self) -> Agreement | None:
         """How often a photo's nearest neighbours vote for its own group, or None where there are no groups."""
-        with self.once:
+        with self.once("agreement"):
             return self._agreement if self.agreement_possible else None
 
     @cached_property

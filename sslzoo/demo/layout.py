@@ -30,9 +30,9 @@ def has_umap() -> bool:
 
 
 def place(photos: Photos, kind: str) -> NDArray[np.float32]:
-    """A place for each photo, float32 `[n, 2]` in [0, 1]; who asks while it is computed waits for it."""
+    """A place for each photo, float32 `[n, 2]` in [0, 1]."""
     cached = _kept(photos, kind)
-    with photos.once:
+    with photos.once(kind):
         try:
             return np.asarray(np.load(cached, allow_pickle=False), np.float32)
         except (OSError, ValueError):

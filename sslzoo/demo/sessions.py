@@ -113,7 +113,8 @@ class Sessions:
     """The query of each open page, by the page's secret."""
 
     def __init__(self) -> None:
-        self._queries: OrderedDict[str, Query | None] = OrderedDict()  # None while the first one is made
+        self._queries: OrderedDict[str, Query] = OrderedDict()
+        self._making: dict[str, object] = {}  # a mark of the query that is being made for a page
         self._lock = threading.Lock()
 
     def get(self, session: str) -> Query | None:
@@ -126,21 +127,28 @@ class Sessions:
     def set(self, session: str, query: Query) -> None:
         """Remembers what this page searches for from now on."""
         with self._lock:
+            self._making.pop(session, None)
             self._put(session, query)
 
     def end(self, session: str) -> None:
         """Forgets it."""
         with self._lock:
+            self._making.pop(session, None)
             self._queries.pop(session, None)
 
     def make(self, session: str, make: Callable[[], Query]) -> None:
-        """Remembers what `make` returns, unless the page was closed or its search ended meanwhile."""
+        """Remembers what `make` returns, unless the page is closed, or searches for something else, by then."""
+        mark, query = object(), None
         with self._lock:
-            self._queries.setdefault(session, None)
-        query = make()
-        with self._lock:
-            if session in self._queries:
-                self._put(session, query)
+            self._making[session] = mark
+        try:
+            query = make()
+        finally:
+            with self._lock:
+                if self._making.get(session) is mark:
+                    del self._making[session]
+                    if query is not None:
+                        self._put(session, query)
 
     def _put(self, session: str, query: Query) -> None:
         self._queries[session] = query
@@ -149,7 +157,7 @@ class Sessions:
             self._queries.popitem(last=False)
 
     def __len__(self) -> int:
-        return sum(query is not None for query in self._queries.values())
+        return len(self._queries)
 
 
 @dataclass

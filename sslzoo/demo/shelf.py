@@ -74,8 +74,7 @@ class Shelf:
     @property
     def main_spec(self) -> EncoderSpec:
         """The encoder that made the collection."""
-        source = self.main.manifest.get("model_source", "")
-        return registry.resolve(source if source.startswith("local-dir:") else self.main.model)
+        return registry.resolve(registry.maker(self.main.manifest))
 
     @property
     def ready(self) -> list[str]:
@@ -128,7 +127,9 @@ class Shelf:
         """Embeds the photos with an encoder, in the background; one that is running already is joined."""
         self.require(name)
         if not self.main.source.is_dir():
-            raise InputError(f"another encoder can look only at a folder of photos, and {self.main.source} is none now")
+            raise InputError(
+                f"another encoder can look only at a folder of photos, and these came from {self.main.source}"
+            )
         if not (self.downloads or self.entries[name].ready):
             raise InputError(f"this page downloads no weights; look through {name} on a computer of your own")
         with self._lock:

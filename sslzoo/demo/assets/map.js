@@ -11,8 +11,9 @@ function init() {
     xy: new Uint16Array(bytes('xy')), colour: new Uint8Array(bytes('colour')), row: new Uint32Array(bytes('row')),
     palette: root.dataset.palette.split(' '), hover: -1,
   };
-  // points of one colour one after the other
-  data.order = Uint32Array.from(data.row.keys()).sort((a, b) => data.colour[a] - data.colour[b] || a - b);
+  // points of one colour one after the other, those of none (255) first, under all others
+  const turn = (i) => (data.colour[i] + 1) & 255;
+  data.order = Uint32Array.from(data.row.keys()).sort((a, b) => turn(a) - turn(b) || a - b);
   data.seen = new Uint32Array(data.row.length);
   for (const name of ['xy', 'colour', 'row']) root.removeAttribute(`data-${name}`);
   if (chart && chart.root === root) {

@@ -1,5 +1,5 @@
 // Dragging a frame over the query's picture searches by that part; a click without dragging takes the whole again.
-let start = null;
+let start = null, before = null;
 const at = (event) => {
   const area = element.querySelector('.photo').getBoundingClientRect();
   const share = (value, from, length) => Math.min(1, Math.max(0, (value - from) / length));
@@ -12,6 +12,8 @@ element.addEventListener('pointerdown', (event) => {
   if (event.button || !event.target.closest('.photo')) return;
   event.preventDefault();
   start = at(event);
+  const box = element.querySelector('.box');
+  before = [box.className, box.getAttribute('style') || ''];
   element.querySelector('.photo').setPointerCapture(event.pointerId);
 });
 element.addEventListener('pointermove', (event) => {
@@ -30,8 +32,10 @@ element.addEventListener('pointerup', (event) => {
   trigger('crop', { box: box[2] - box[0] < 0.03 || box[3] - box[1] < 0.03 ? null : box });
 });
 element.addEventListener('pointercancel', () => {
+  if (!start) return;
   start = null;
-  element.querySelector('.box')?.classList.remove('on');
+  const box = element.querySelector('.box');
+  [box.className, box.style.cssText] = before;
 });
 element.addEventListener('click', (event) => {
   if (event.target.closest('.clear')) trigger('clear', {});

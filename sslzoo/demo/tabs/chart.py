@@ -93,7 +93,7 @@ def _missing() -> str:
 
 
 def _clusters(photos: Photos) -> Colouring:
-    with photos.once:
+    with photos.once("clusters"):
         return _clusters_of(photos)
 
 
@@ -136,7 +136,7 @@ def _chart(demo: Demo, kind: str, places: NDArray[np.float32], colouring: Colour
         for i, colour in zip(listed, COLOURS, strict=False)
     ]
     if names and (others := int((codes < 0).sum())):
-        legend.append(f"<li>and {html.count(others, 'photo')} of none, in grey</li>")
+        legend.append(f"<li>and {html.count(others, 'other photo')}, in grey</li>")
     if len(names) > len(listed):
         legend.append(f"<li>and {len(names) - len(listed):,} more groups, in grey</li>")
     facts = [note] if note else [html.count(len(photos), "photo"), "drag to move", "wheel to zoom", "click to search"]

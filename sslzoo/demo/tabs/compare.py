@@ -46,13 +46,14 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
     def side_by_side(names: list[str], request: gr.Request) -> Iterator[str]:
         for job in _embedding(demo, names):
             yield html.progress(job.name, job.told, job.done / max(1, job.total))
-        if waiting := [name for name in names if demo.shelf.photos(name) is None]:
+        seen = _seen_by(demo, names)
+        if waiting := [name for name, photos in seen.items() if photos is None]:
             yield html.empty(f"Not yet looked at by {_listed(waiting)}", _what_to_do(demo))
             return
         query = demo.sessions.get(request.session_hash or "")
         if query is None:
             query = sessions.from_row(demo.photos, int(demo.photos.rows[0]))
-        yield _columns(demo, query, _seen_by(demo, names))
+        yield _columns(demo, query, {name: photos for name, photos in seen.items() if photos is not None})
 
     @said
     def pick(
@@ -70,6 +71,8 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
             pass
         out = []
         for name, photos in _seen_by(demo, encoders).items():
+            if photos is None:
+                raise InputError(f"{name} has not embedded these photos yet; start it under Models")
             found = _neighbours(demo.photos, photos, query, k)
             agreement = None if photos.agreement is None else round(photos.agreement.value, 4)
             near = [{"id": id_, "score": round(score, 6)} for id_, score in found]
@@ -111,19 +114,14 @@ def _what_to_do(demo: Demo) -> str:
     if demo.photos.source.is_dir():
         return "Start each under Models, once for these photos, or choose other encoders."
     return (
-        f"Another encoder can look only at a folder of photos, and {demo.photos.source} is none now: embed a folder of"
-        " them, and open that."
+        f"Another encoder can look only at a folder of photos, and these came from {demo.photos.source}: embed a folder"
+        " of them, and open that."
     )
 
 
-def _seen_by(demo: Demo, names: list[str]) -> dict[str, Photos]:
-    """The photos as each of these encoders sees them."""
-    out = {}
-    for name in names:
-        if (photos := demo.shelf.photos(name)) is None:
-            raise InputError(f"{name} has not embedded these photos yet; start it under Models")
-        out[name] = photos
-    return out
+def _seen_by(demo: Demo, names: list[str]) -> dict[str, Photos | None]:
+    """The photos as each of these encoders sees them, None where it has not embedded them yet."""
+    return {name: demo.shelf.photos(name) for name in names}
 
 
 def _neighbours(main: Photos, photos: Photos, query: Query, k: int) -> list[tuple[str, float]]:
@@ -162,6 +160,8 @@ def _columns(demo: Demo, query: Query, seen: dict[str, Photos]) -> str:
     facts = ["what each method finds similar"]
     if (agreement := next(iter(seen.values())).agreement) is not None:
         asked = html.count(agreement.asked, "photo")
-        facts.append(f"kNN agreement: how many of {asked} the {AGREEMENT_K} nearest put with their own, ± 95 %")
+        facts.append(
+            f"kNN agreement: how many of {asked} the {AGREEMENT_K} nearest among them put with their own, ± 95 %"
+        )
     title = html.heading(f'{picture}<span class="fixed">Nearest to {part}</span>{html.name(query.name)}', facts)
     return f'{title}<div class="columns" style="--n:{len(seen)}">{"".join(out)}</div>'

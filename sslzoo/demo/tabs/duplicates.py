@@ -37,7 +37,7 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
         return find(demo.photos.index, threshold)
 
     def found_at(threshold: float) -> list[Group]:
-        with demo.photos.once:
+        with demo.photos.once("duplicates"):
             return compute(threshold)
 
     @said

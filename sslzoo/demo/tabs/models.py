@@ -110,11 +110,10 @@ def _card(demo: Demo, name: str, entry: Entry) -> str:
     size = f"{spec.size_bytes / 1e6:.0f} MB" if spec.size_bytes else ""
     action = "Embed these photos" if entry.ready else f"Download {size or 'it'} and embed these photos"
     button = "" if embedded else f'<button type="button" class="embed" data-name="{escape(name)}">{action}</button>'
-    checked = f"verified: {spec.verified}" if spec.checkpoints else "trained here"
-    origin = "" if spec.method == "random" else checked
+    checked = f"verified: {spec.verified}" if spec.checkpoints else ""
     facts = {
         "trained on": " · ".join(filter(None, [spec.trained_on, f"{spec.epochs:g} epochs" if spec.epochs else ""])),
-        "weights": " · ".join(filter(None, [f"from {entry.origin}", size, origin])),
+        "weights": " · ".join(filter(None, [f"from {entry.origin}", size, checked])),
         "license": " ".join(filter(None, [spec.license, spec.license_note])),
         "data terms": spec.data_terms,
         "paper": spec.paper,
