@@ -63,7 +63,8 @@ def tab(demo: Demo, opened: gr.Tab) -> None:
     # whoever looks on takes nobody's turn
     watched: dict[str, Any] = PRIVATE | {"show_progress": "hidden", "concurrency_limit": None}
     opened.select(show, None, [status, cards], **watched)
-    cards.embed(embed, None, [status, cards], **watched)
+    # "once" would lose a click between the last line that is shown and the event's own end
+    cards.embed(embed, None, [status, cards], trigger_mode="multiple", **watched)
     status.stop(stop, None, None, **PRIVATE)
     api(models, api_name="models")
 
