@@ -209,7 +209,7 @@ def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, signs
             f" {pixels:.1f} |"
         )
     values = spec.to_dict() | spec.preprocess.to_dict() | dict(facts)
-    defaults = dict.fromkeys(("processor", "threads", "torch", "images", "minutes"), "?")
+    defaults = dict.fromkeys(("processor", "torch", "images", "minutes"), "?")
     table = "\n".join(rows) if spec.scores else "Not measured."
     remark = f" {facts['remark']}" if "remark" in facts else ""
     if len(facts.get("starts", [])) > 1:

@@ -69,6 +69,6 @@ def curve(log: Sequence[Mapping[str, Any]], path: Path) -> bool:
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
         if key != "loss":
-            axes.set_ylim(0, 1.08 * max(line[key] for line in log))  # a line at the top is not the frame
+            axes.set_ylim(0, 1.08 * max(line[key] for line in log) or 1)  # a line at the top is not the frame
     figure.savefig(path, dpi=150)
     return True
