@@ -318,6 +318,7 @@ def test_models_and_show(run):
     assert out.splitlines()[0].split()[:3] == ["name", "method", "backbone"]
     code, out, _ = run("show", "random-r18", "--json")
     assert json.loads(out)["dim"] == 512
+    assert re.search(r"knn_top1@k=20,T=0\.07 .* \d+\.\d ± \d\.\d +\d+\.\d +\d+\.\d\n", run("show", "simclr-r18")[1])
     _, out, _ = run("show", sslzoo.list_models()[0])
     assert "license" in out
     assert "data terms" in out
@@ -440,7 +441,8 @@ def test_health(run, photos):
 def test_report(run, photos, tmp_path):
     for part in ("train", "test"):
         shutil.copytree(photos, tmp_path / "shapes" / part)
-    code, out, _ = run("eval", "report", "shapes", "-m", "random-r18", "-m", "random-r34", "--probe", "knn", "-q")
+    code, out, err = run("eval", "report", "shapes", "-m", "random-r18", "-m", "random-r34", "--probe", "knn", "-q")
+    assert "written to report: report.md, .html and .json" in err
     assert code == 0
     assert "| random-r18 | 50.0 ± " in out or "| random-r18 | 100.0 ± " in out
     assert (tmp_path / "report" / "report.md").read_text() == out

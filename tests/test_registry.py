@@ -129,6 +129,16 @@ def test_model_folders(model_folder, monkeypatch):
     assert hub.fetch(registry.resolve("mine")).resolve() == model_folder
 
 
+def test_an_encoder_without_a_name_here_is_found_where_it_came_from():
+    for name, source, found in (
+        ("simsiam-r50.fair_in1k_100ep", "hf-hub:sslzoo/it@1", "simsiam-r50.fair_in1k_100ep"),
+        ("simsiam-r50.mine", "hf-hub:me/it@1", "hf-hub:me/it@1"),
+        ("simsiam-r50.mine", "local-dir:/it", "local-dir:/it"),
+        ("simsiam-r50.mine", "", "simsiam-r50.mine"),
+    ):
+        assert registry.maker({"model": name, "model_source": source}) == found
+
+
 def test_random_encoders_of_every_size():
     for name, dim in (("random-r18", 512), ("random-resnet50", 2048), ("random-r50w2", 4096)):
         assert registry.resolve(name).dim == dim

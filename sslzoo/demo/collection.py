@@ -24,7 +24,7 @@ from sslzoo.registry import maker
 from sslzoo.thumbnails import cached_jpeg, image_file
 
 AGREEMENT_K, AGREEMENT_T = 5, 0.07
-AGREEMENT_MAX = 50_000  # photos; every one of them is compared with every other, and of more a sample
+AGREEMENT_MAX = 20_000  # photos; every one of them is compared with every other, and of more a sample
 
 
 class Photos:

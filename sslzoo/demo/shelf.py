@@ -123,13 +123,21 @@ class Shelf:
         if not isinstance(name, str) or name not in self.entries:
             raise InputError(f"there is no encoder {name!r:.60}; those that there are stand under Models")
 
+    @property
+    def obstacle(self) -> str:
+        """Why no other encoder can look at these photos; nothing where it can."""
+        if self.main.source.is_dir():
+            return ""
+        return (
+            f"Another encoder can look only at a folder of photos, and these came from {self.main.source}: embed a folder"
+            " of them, and open that."
+        )
+
     def start(self, name: str) -> Job:
         """Embeds the photos with an encoder, in the background; one that is running already is joined."""
         self.require(name)
-        if not self.main.source.is_dir():
-            raise InputError(
-                f"another encoder can look only at a folder of photos, and these came from {self.main.source}"
-            )
+        if self.obstacle:
+            raise InputError(self.obstacle)
         if not (self.downloads or self.entries[name].ready):
             raise InputError(f"this page downloads no weights; look through {name} on a computer of your own")
         with self._lock:

@@ -307,7 +307,9 @@ def test_models_are_embedded_from_the_page(open_page):
     )
     page.wait_for_function(f"{running} || {done}")  # a quick machine is done while the page loads
     if page.evaluate(f"{running} !== null"):
-        page.wait_for_function("document.querySelector('#status').textContent.includes('has embedded')", timeout=90_000)
+        page.wait_for_function(
+            "document.querySelector('#status').textContent.includes('has embedded 16 photos')", timeout=90_000
+        )
     page.wait_for_function(done)
     page.fill("#models input[type=search]", "no such words")
     assert page.text_content("#models .empty h3") == "No encoder matches" and page.is_visible("#models .empty")

@@ -175,7 +175,7 @@ def test_a_query_that_comes_too_late_is_forgotten(photos):
     assert kept.get("a") is other and not kept._making
 
 
-def test_an_upload_is_compared_by_the_vector_that_it_was_searched_by(photos, monkeypatch):
+def test_an_upload_is_compared_by_the_vector_that_it_was_searched_by(photos):
     data = io.BytesIO()
     draw("bars", 3, (1900, 1400)).save(data, "JPEG", quality=60)
     query = sessions.from_upload(photos, data.getvalue())
@@ -466,12 +466,16 @@ def test_from_a_wheel_there_are_the_package_encoder_and_random_weights(photos, c
     assert shelf.suggested(6) == ["simclr-r18.tin_cpu_1h", "random-r18"]
 
 
-def test_what_to_do_before_others_have_looked(photos, tmp_path):
-    from sslzoo.demo.tabs.compare import _listed, _what_to_do
+def test_others_can_look_at_a_folder_alone(photos, tmp_path):
+    from sslzoo.demo.tabs.compare import _listed
 
     assert [_listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
-    assert "under Models" in _what_to_do(SimpleNamespace(photos=photos))
-    assert "these came from" in _what_to_do(SimpleNamespace(photos=SimpleNamespace(source=tmp_path / "photos/*.jpg")))
+    assert Shelf(photos).obstacle == ""
+    shelf = Shelf(photos)
+    shelf.main = SimpleNamespace(source=tmp_path / "photos/*.jpg")
+    shelf.entries = {"random-r50": None}
+    with pytest.raises(InputError, match=r"these came from .*photos/\*\.jpg: embed a folder"):
+        shelf.start("random-r50")
 
 
 def test_what_can_be_had_nowhere_is_not_offered(photos, checkout, monkeypatch):

@@ -21,6 +21,7 @@ from sslzoo.errors import InputError
 
 MOST = 6  # encoders side by side: the five methods and random weights
 SHOWN = 8  # neighbours of each
+WHAT_TO_DO = "Start each under Models, once for these photos, or choose other encoders."
 AT_ONCE = 500  # photos up to which an encoder embeds them without being asked on the page of models
 
 
@@ -48,7 +49,7 @@ def tab(demo: Demo, view: View, opened: gr.Tab) -> None:
             yield html.progress(job.name, job.told, job.done / max(1, job.total))
         seen = _seen_by(demo, names)
         if waiting := [name for name, photos in seen.items() if photos is None]:
-            yield html.empty(f"Not yet looked at by {_listed(waiting)}", _what_to_do(demo))
+            yield html.empty(f"Not yet looked at by {_listed(waiting)}", demo.shelf.obstacle or WHAT_TO_DO)
             return
         query = demo.sessions.get(request.session_hash or "")
         if query is None:
@@ -95,7 +96,7 @@ def _embedding(demo: Demo, names: list[str]) -> Iterator[Job]:
         raise InputError(f"choose 2 to {MOST} different encoders to compare")
     for name in names:
         demo.shelf.require(name)
-        small = len(demo.photos) <= AT_ONCE and demo.photos.source.is_dir()
+        small = len(demo.photos) <= AT_ONCE and not demo.shelf.obstacle
         if not small or not demo.shelf.entries[name].ready or demo.shelf.photos(name) is not None:
             continue
         job = demo.shelf.start(name)
@@ -108,15 +109,6 @@ def _embedding(demo: Demo, names: list[str]) -> Iterator[Job]:
 
 def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _what_to_do(demo: Demo) -> str:
-    if demo.photos.source.is_dir():
-        return "Start each under Models, once for these photos, or choose other encoders."
-    return (
-        f"Another encoder can look only at a folder of photos, and these came from {demo.photos.source}: embed a folder"
-        " of them, and open that."
-    )
 
 
 def _seen_by(demo: Demo, names: list[str]) -> dict[str, Photos | None]:

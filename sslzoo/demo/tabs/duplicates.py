@@ -77,13 +77,9 @@ def _groups(demo: Demo, found: list[Group], threshold: float) -> str:
         members = list(zip(group.ids, group.sizes, group.scores, strict=True))
         for i, (id_, (width, height), score) in enumerate(members[:MEMBERS]):
             size = f"{width} × {height}" if width else ""
-            alike = (
-                "keep"
-                if i == 0
-                else f"{score:.3f}"
-                if group.is_copy(i, threshold)
-                else f"{score:.3f}, like another here"
-            )
+            alike = f"{score:.3f}" if i else "keep"
+            if not group.is_copy(i, threshold):
+                alike += ", like another here"
             note = f"{alike} · {size}".rstrip(" ·")
             row = demo.photos.row_of[id_]
             cards.append(html.card(demo.photo_url, row, id_, note=note, mark="keep" if i == 0 else ""))
