@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -110,10 +111,10 @@ def speed(settings: recipe.Recipe, threads: int) -> float:
     return 1 / seconds
 
 
-def score(spec: EncoderSpec, judges: dict[str, str]) -> dict[str, float]:
+def score(spec: EncoderSpec, judges: dict[str, str], sizes: Sequence[int] = SIZES) -> dict[str, float]:
     """Leave-one-out kNN accuracy by "set@size"."""
     scores = {}
-    for (name, path), size in itertools.product(judges.items(), SIZES):
+    for (name, path), size in itertools.product(judges.items(), sizes):
         each = dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, resize=size, size=size))
         vectors = sslzoo.embed(path, each, device="cpu", backend="torch", precision="fp32")
         scores[f"{name}@{size}"] = round(knn(vectors, protocols=[(20, 0.07)])[0].value, 4)

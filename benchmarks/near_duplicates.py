@@ -1,10 +1,10 @@
 """Training images without the near-duplicates of images that an encoder will be judged on.
 
 `python -m benchmarks.near_duplicates TRAIN … --against JUDGE … -o FOLDER`, where all are Parquet in the Hugging Face image
-layout. Two images count as the same picture when the encoder inside the package gives them a cosine of at least `COSINE`,
-and their grey thumbnails correlate by at least `CORRELATION`, plain, mirrored, or with up to a fifth of the judging
-picture's sides cropped away. How many changed copies of the judging images this finds is measured and printed. FOLDER gets
-train.parquet without the duplicates (each row's bytes as they were), dropped.json, which names them, and the vectors.
+layout. Two images count as the same picture when `MODEL` gives them a cosine of at least `COSINE`, and their grey thumbnails
+correlate by at least `CORRELATION`, plain, mirrored, or with up to a fifth of the judging picture's sides cropped away. How many
+changed copies of the judging images this finds is measured and printed. FOLDER gets train.parquet without the duplicates (each
+row's bytes as they were), dropped.json, which names them, and the vectors.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 import sslzoo
 from sslzoo.embeddings import normalize
 
+MODEL = "simclr-r18.tin_cpu_1h"  # by which the training files of hub_cards were made; others drop other pictures
 SIDE = 16
 COSINE, CORRELATION = 0.9, 0.85  # generous: a few different pictures are dropped with the duplicates
 SHARES = (1.0, 0.9, 0.8)  # of the judging picture's sides that a copy may show
@@ -78,12 +79,13 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    train = sslzoo.embed([str(path) for path in args.train], out=args.output / "train.emb", resume=True, progress=True)
+    paths = [str(path) for path in args.train]
+    train = sslzoo.embed(paths, MODEL, out=args.output / "train.emb", resume=True, progress=True)
     bank = normalize(train.vectors)
     small = np.stack([thumbnail(image.convert("L")) for path in args.train for image in images(path)])
     if len(small) != len(bank):
         raise SystemExit("some training images can't be read; leave them out of the Parquet files first")
-    rng, encoder = np.random.default_rng(0), sslzoo.load("simclr-r18", device="cpu")
+    rng, encoder = np.random.default_rng(0), sslzoo.load(MODEL, device="cpu")
     drop: dict[int, str] = {}
     for path in args.against:
         judging = list(images(path))
