@@ -328,7 +328,7 @@ def test_knn_stands_beside_random_weights_and_pixels(run, photos):
     code, out, err = run("eval", "knn", photos, "-q")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].split() == ["protocol", "simclr-r18.tin_cpu_1h", "random-r18", "pixels-32"]
+    assert lines[0].split() == ["protocol", "simclr-r18.tin_cpu", "random-r18", "pixels-32"]
     assert len(lines) == 1 + 2 * 4  # of twelve images, k of 20, 100 and 200 are all 11
     assert lines[1].startswith("knn_top1@k=1,T=0.07 (cosine, leave-one-out, 12 queries)")
     assert "/12 (hash/images)" in err
@@ -402,7 +402,7 @@ def test_linear_and_few_labels(run, photos):
     scores = json.loads(out)
     assert code == 0
     assert [s["encoder"] for s in scores] == [
-        n for n in ("simclr-r18.tin_cpu_1h", "random-r18", "pixels-32") for _ in range(3)
+        n for n in ("simclr-r18.tin_cpu", "random-r18", "pixels-32") for _ in range(3)
     ]
     assert scores[0]["penalty"] > 0
     assert "2 shots, 5 draws, n=4" in scores[1]["protocol"]
@@ -421,7 +421,7 @@ def test_health(run, photos):
     code, out, err = run("eval", "health", photos, "-q")
     lines = [line.split() for line in out.splitlines()]
     assert code == 0
-    assert lines[0] == ["figure", "simclr-r18.tin_cpu_1h", "random-r18", "pixels-32", "reads"]
+    assert lines[0] == ["figure", "simclr-r18.tin_cpu", "random-r18", "pixels-32", "reads"]
     assert [line[0] for line in lines[1:3]] == ["rows", "dim"]
     figures = {line[0]: [float(v) for v in line[1:4]] for line in lines[1:]}
     docs = (Path(__file__).parent.parent / "docs" / "protocols.md").read_text()
@@ -615,7 +615,7 @@ def test_update_keeps_the_index_and_the_users_own_files(run, photos, tmp_path):
 def test_export_says_what_was_written_and_how_close_it_is(run, tmp_path):
     code, out, err = run("export", "simclr-r18", "--format", "safetensors", "-o", "out")
     assert code == 0
-    assert out.startswith("out: simclr-r18.tin_cpu_1h as safetensors, ")
+    assert out.startswith("out: simclr-r18.tin_cpu as safetensors, ")
     assert "beside torch on 4 photos: largest difference " in err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "README.md",

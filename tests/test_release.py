@@ -101,7 +101,7 @@ def test_the_wheel_holds_sslzoo_alone(built):
         (metadata,) = (archive.read(n).decode() for n in names if n.endswith(".dist-info/METADATA"))
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"sslzoo"}
-    assert {"sslzoo/py.typed", "sslzoo/weights/simclr-r18.tin_cpu_1h/model.safetensors"} <= set(names)
+    assert {"sslzoo/py.typed", "sslzoo/weights/simclr-r18.tin_cpu/model.safetensors"} <= set(names)
     tracked = subprocess.run(
         ["git", "ls-files", "sslzoo"], cwd=built.parent / "checkout", capture_output=True, text=True, check=True
     ).stdout

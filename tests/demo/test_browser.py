@@ -239,7 +239,7 @@ def test_compare_side_by_side(open_page):
     page.click("#results .card:has(img[alt='circles/0.jpg'])")
     heading(page, "nearest to circles/0.jpg")
     tab(page, "Compare")
-    compare(page, "random-r18", "simclr-r18.tin_cpu_1h")
+    compare(page, "random-r18", "simclr-r18.tin_cpu")
     heading(page, "Nearest to circles/0.jpg", "#columns")
     page.wait_for_function("document.querySelectorAll('#columns section').length == 2")
     for section in page.query_selector_all("#columns section"):

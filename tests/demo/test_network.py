@@ -33,7 +33,7 @@ with Server(Path(sys.argv[1]), port=int(sys.argv[2]), device="cpu") as server:
     form = b'--b\\r\\nContent-Disposition: form-data; name="files"; filename="a.png"\\r\\n\\r\\n' + Path(sys.argv[3]).read_bytes()
     (path,) = post("gradio_api/upload", form + b"\\r\\n--b--\\r\\n", "multipart/form-data; boundary=b")
     found = call("search", {"path": path, "meta": {"_type": "gradio.FileData"}}, 3, 0.0)
-    seen = call("compare", "circles/0.jpg", ["random-r18", "simclr-r18.tin_cpu_1h"], 3)
+    seen = call("compare", "circles/0.jpg", ["random-r18", "simclr-r18.tin_cpu"], 3)
 print(found[0]["id"], len(seen), sorted({str(a) for a in asked} - {"127.0.0.1", "localhost", "::1", ""}))
 """
 

@@ -112,7 +112,7 @@ def test_it_is_a_model_folder_too(tuned, logits):
     assert encoder.spec.name == "by-colour"
     assert encoder.spec.preprocess.size == 32
     assert encoder.space == made.classifier.encoder.space
-    assert "Fine-tuned from simclr-r18.tin_cpu_1h on 24 labelled images of 3 classes (4 epochs)" in encoder.spec.note
+    assert "Fine-tuned from simclr-r18.tin_cpu on 24 labelled images of 3 classes (4 epochs)" in encoder.spec.note
     assert encoder.spec.license == "apache-2.0" and "non-commercial" in encoder.spec.data_terms
 
 
