@@ -120,9 +120,9 @@ def test_predictions(tuned, colours, logits):
     folder, made = tuned
     found = sslzoo.predict(colours[1], folder, top=2, device="cpu", precision="fp32", backend="torch")
     assert len(found) == 12 and found.ids[0] == "blue/0.png"
-    assert np.mean([id_.split("/")[0] == names[0] for id_, names in zip(found.ids, found.classes, strict=True)]) == (
-        made.score.value
-    )
+    assert np.mean(
+        [id_.split("/")[0] == names[0] for id_, names in zip(found.ids, found.classes, strict=True)]
+    ) == pytest.approx(made.score.value)
     row = found.ids.index("red/0.png")
     expected, order = logits[1].softmax(1)[0].sort(descending=True)
     np.testing.assert_allclose(found.probabilities[row], expected[:2].numpy(), atol=1e-4)
