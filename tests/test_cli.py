@@ -17,6 +17,7 @@ import sslzoo
 from sslzoo import cli
 from sslzoo.cli.options import percent
 from sslzoo.errors import Interrupted
+from sslzoo.registry import PACKAGE_ENCODER
 from sslzoo.spec import Checkpoint
 from tests.conftest import draw
 from tests.generated import commands
@@ -328,7 +329,7 @@ def test_knn_stands_beside_random_weights_and_pixels(run, photos):
     code, out, err = run("eval", "knn", photos, "-q")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].split() == ["protocol", "simclr-r18.tin_cpu", "random-r18", "pixels-32"]
+    assert lines[0].split() == ["protocol", PACKAGE_ENCODER, "random-r18", "pixels-32"]
     assert len(lines) == 1 + 2 * 4  # of twelve images, k of 20, 100 and 200 are all 11
     assert lines[1].startswith("knn_top1@k=1,T=0.07 (cosine, leave-one-out, 12 queries)")
     assert "/12 (hash/images)" in err
@@ -401,9 +402,7 @@ def test_linear_and_few_labels(run, photos):
     code, out, _ = run("eval", "linear", photos, photos, "--shots", 2, "--share", 0.5, "--json", "-q")
     scores = json.loads(out)
     assert code == 0
-    assert [s["encoder"] for s in scores] == [
-        n for n in ("simclr-r18.tin_cpu", "random-r18", "pixels-32") for _ in range(3)
-    ]
+    assert [s["encoder"] for s in scores] == [n for n in (PACKAGE_ENCODER, "random-r18", "pixels-32") for _ in range(3)]
     assert scores[0]["penalty"] > 0
     assert "2 shots, 5 draws, n=4" in scores[1]["protocol"]
     assert "50 % of labels, 5 draws, n=6" in scores[2]["protocol"]
@@ -421,7 +420,7 @@ def test_health(run, photos):
     code, out, err = run("eval", "health", photos, "-q")
     lines = [line.split() for line in out.splitlines()]
     assert code == 0
-    assert lines[0] == ["figure", "simclr-r18.tin_cpu", "random-r18", "pixels-32", "reads"]
+    assert lines[0] == ["figure", PACKAGE_ENCODER, "random-r18", "pixels-32", "reads"]
     assert [line[0] for line in lines[1:3]] == ["rows", "dim"]
     figures = {line[0]: [float(v) for v in line[1:4]] for line in lines[1:]}
     docs = (Path(__file__).parent.parent / "docs" / "protocols.md").read_text()
@@ -549,7 +548,7 @@ def test_listing_the_zoo(run):
     assert {spec["backbone"] for spec in json.loads(out)} == {"resnet50w4"}
     _, out, _ = run("models", "--data", "tiny-imagenet", "--json")
     found = [spec["name"] for spec in json.loads(out)]
-    assert sslzoo.registry.PACKAGE_ENCODER in found and all(".tin" in name for name in found)
+    assert PACKAGE_ENCODER in found and all(".tin" in name for name in found)
     _, out, _ = run("models", "--verified", "online")
     assert out == ""
     _, out, _ = run("models")
@@ -615,7 +614,7 @@ def test_update_keeps_the_index_and_the_users_own_files(run, photos, tmp_path):
 def test_export_says_what_was_written_and_how_close_it_is(run, tmp_path):
     code, out, err = run("export", "simclr-r18", "--format", "safetensors", "-o", "out")
     assert code == 0
-    assert out.startswith("out: simclr-r18.tin_cpu as safetensors, ")
+    assert out.startswith(f"out: {PACKAGE_ENCODER} as safetensors, ")
     assert "beside torch on 4 photos: largest difference " in err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "README.md",

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import release
+from sslzoo.registry import PACKAGE_ENCODER
 from tests.conftest import need
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +102,7 @@ def test_the_wheel_holds_sslzoo_alone(built):
         (metadata,) = (archive.read(n).decode() for n in names if n.endswith(".dist-info/METADATA"))
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"sslzoo"}
-    assert {"sslzoo/py.typed", "sslzoo/weights/simclr-r18.tin_cpu/model.safetensors"} <= set(names)
+    assert {"sslzoo/py.typed", f"sslzoo/weights/{PACKAGE_ENCODER}/model.safetensors"} <= set(names)
     tracked = subprocess.run(
         ["git", "ls-files", "sslzoo"], cwd=built.parent / "checkout", capture_output=True, text=True, check=True
     ).stdout

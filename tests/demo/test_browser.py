@@ -9,6 +9,7 @@ import pytest
 
 import sslzoo
 from sslzoo.demo.layout import has_umap
+from sslzoo.registry import PACKAGE_ENCODER
 from tests.demo.conftest import EVIL, LONG, free_port, noise
 
 
@@ -239,7 +240,7 @@ def test_compare_side_by_side(open_page):
     page.click("#results .card:has(img[alt='circles/0.jpg'])")
     heading(page, "nearest to circles/0.jpg")
     tab(page, "Compare")
-    compare(page, "random-r18", "simclr-r18.tin_cpu")
+    compare(page, "random-r18", PACKAGE_ENCODER)
     heading(page, "Nearest to circles/0.jpg", "#columns")
     page.wait_for_function("document.querySelectorAll('#columns section').length == 2")
     for section in page.query_selector_all("#columns section"):

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import sslzoo
 from sslzoo import cli
+from sslzoo.registry import PACKAGE_ENCODER
 from sslzoo.search import search_images
 from tests.demo.conftest import free_port, noise
 
@@ -85,12 +86,12 @@ def test_duplicates_compare_and_models(client):
     groups = client.predict(0.99999, api_name="/duplicates")
     assert [g["ids"] for g in groups] == [["circles/0.jpg", "circles/copy.jpg"]]
     assert groups[0]["sizes"] == [[120, 100]] * 2
-    by = client.predict("circles/0.jpg", ["random-r18", "simclr-r18.tin_cpu"], 3, api_name="/compare")
-    assert [b["encoder"] for b in by] == ["random-r18", "simclr-r18.tin_cpu"]
+    by = client.predict("circles/0.jpg", ["random-r18", PACKAGE_ENCODER], 3, api_name="/compare")
+    assert [b["encoder"] for b in by] == ["random-r18", PACKAGE_ENCODER]
     assert all(b["neighbours"][0]["id"] == "circles/copy.jpg" and len(b["neighbours"]) == 3 for b in by)
     assert all(0 <= b["agreement"] <= 1 for b in by)
     models = {m["name"]: m for m in client.predict(api_name="/models")}
-    assert models["random-r18"]["embedded"] and models["simclr-r18.tin_cpu"]["ready"]
+    assert models["random-r18"]["embedded"] and models[PACKAGE_ENCODER]["ready"]
     assert not models["simsiam-r50.fair_in1k_100ep"]["ready"]
 
 
@@ -208,7 +209,7 @@ def test_an_id_is_never_a_path(client, collection, id_):
         client.predict(id_.format(collection=collection), 5, 0.0, api_name="/search_by_id")
 
 
-TWO = ["random-r18", "simclr-r18.tin_cpu"]
+TWO = ["random-r18", PACKAGE_ENCODER]
 
 
 @pytest.mark.parametrize(

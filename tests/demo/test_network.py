@@ -17,6 +17,7 @@ def hook(event, arguments):
 sys.addaudithook(hook)
 from pathlib import Path
 from sslzoo.demo.server import Server
+from sslzoo.registry import PACKAGE_ENCODER
 
 def post(path, data, kind="application/json"):
     request = urllib.request.Request(server.url + path, data, {"Content-Type": kind})
@@ -33,7 +34,7 @@ with Server(Path(sys.argv[1]), port=int(sys.argv[2]), device="cpu") as server:
     form = b'--b\\r\\nContent-Disposition: form-data; name="files"; filename="a.png"\\r\\n\\r\\n' + Path(sys.argv[3]).read_bytes()
     (path,) = post("gradio_api/upload", form + b"\\r\\n--b--\\r\\n", "multipart/form-data; boundary=b")
     found = call("search", {"path": path, "meta": {"_type": "gradio.FileData"}}, 3, 0.0)
-    seen = call("compare", "circles/0.jpg", ["random-r18", "simclr-r18.tin_cpu"], 3)
+    seen = call("compare", "circles/0.jpg", ["random-r18", PACKAGE_ENCODER], 3)
 print(found[0]["id"], len(seen), sorted({str(a) for a in asked} - {"127.0.0.1", "localhost", "::1", ""}))
 """
 

@@ -298,7 +298,7 @@ def test_code_is_that_of_the_five_alone():
 
 def test_the_shelf_offers_what_needs_no_network(photos):
     shelf = Shelf(photos)
-    assert {"simclr-r18.tin_cpu", "random-r18"} <= set(shelf.ready)
+    assert {registry.PACKAGE_ENCODER, "random-r18"} <= set(shelf.ready)
     assert shelf.ready[0] == photos.model
     assert "simsiam-r50.fair_in1k_100ep" in shelf.entries and "simsiam-r50.fair_in1k_100ep" not in shelf.ready
     with pytest.raises(InputError, match="no encoder 'nonsense'"):
@@ -353,7 +353,10 @@ main()
         (["/nowhere/at/all"], "/nowhere/at/all does not exist"),
         (["{zip}"], "photos.zip is no folder of image files, from which the page shows the photos; unpack it"),
         (["{tables}"], "is no folder of image files, from which the page shows the photos; unpack it"),
-        (["{collection}", "-o", "{embedded}"], "was made by random-r18, not simclr-r18.tin_cpu; add -m random-r18"),
+        (
+            ["{collection}", "-o", "{embedded}"],
+            f"was made by random-r18, not {registry.PACKAGE_ENCODER}; add -m random-r18",
+        ),
         (["{collection}", "-o", "{embedded}", "-m", "random-r50"], "add -m random-r18, or choose another -o"),
         (["{embedded}", "--host", "192.0.2.1"], "192.0.2.1 is no address of this machine"),
         (["{embedded}", "--port", "{taken}"], "is taken, or not for this user; choose another with --port"),
@@ -451,7 +454,7 @@ def checkout(tmp_path, monkeypatch):
 def test_the_encoders_of_a_checkout_are_there(photos, checkout):
     shelf = Shelf(photos)
     assert "byol-r18.ours" in shelf.ready and shelf.entries["byol-r18.ours"].origin == "this checkout"
-    assert shelf.suggested(6) == ["simclr-r18.tin_cpu", "byol-r18.ours", "random-r18"]
+    assert shelf.suggested(6) == [registry.PACKAGE_ENCODER, "byol-r18.ours", "random-r18"]
     job = shelf.start("byol-r18.ours")
     with pytest.raises(InputError, match=r"byol-r18\.ours is looking at the photos just now"):
         shelf.start("random-r50")
@@ -462,8 +465,8 @@ def test_the_encoders_of_a_checkout_are_there(photos, checkout):
 def test_from_a_wheel_there_are_the_package_encoder_and_random_weights(photos, checkout, tmp_path):
     shutil.rmtree(tmp_path / "hub_cards")
     shelf = Shelf(photos)
-    assert set(shelf.ready) == {"simclr-r18.tin_cpu", "random-r18", "random-r50"}
-    assert shelf.suggested(6) == ["simclr-r18.tin_cpu", "random-r18"]
+    assert set(shelf.ready) == {registry.PACKAGE_ENCODER, "random-r18", "random-r50"}
+    assert shelf.suggested(6) == [registry.PACKAGE_ENCODER, "random-r18"]
 
 
 def test_others_can_look_at_a_folder_alone(photos, tmp_path):
@@ -509,7 +512,7 @@ def test_what_can_be_had_nowhere_is_not_offered(photos, checkout, monkeypatch):
             "byol-r18.a mocov2-r18.a simclr-r18.a simsiam-r18.a swav-r18.a",
             "vicreg-r50.mine byol-r18.a mocov2-r18.a simclr-r18.a simsiam-r18.a random-r18",
         ),
-        ("random-r50", "simclr-r18.tin_cpu", "simclr-r18.tin_cpu random-r50"),
+        ("random-r50", "simclr-r18.a", "simclr-r18.a random-r50"),
     ],
 )
 def test_the_suggestion_is_one_of_each_method_with_the_commonest_tag(own, others, suggested):
@@ -548,7 +551,7 @@ def test_other_encoders_follow_the_photos(tmp_path, monkeypatch):
     for i in range(6):
         draw("bars", i).save(folder / f"{i}.png")
     sslzoo.embed(folder, "random-r18", out, device="cpu")
-    name = "simclr-r18.tin_cpu"
+    name = registry.PACKAGE_ENCODER
     with monkeypatch.context() as patch:
         patch.setattr(Job, "_stop", lambda job: job.done == 4)
         job = Shelf(Photos(out, "cpu")).start(name)

@@ -179,7 +179,7 @@ def test_what_is_refused(run, checkout):
     sslzoo.load("random-r18", device="cpu").save_pretrained(checkout / "other")
     config = json.loads((checkout / "other" / "config.json").read_text())
     (checkout / "other" / "config.json").write_text(json.dumps(config | {"name": OURS}))
-    assert "is not the simclr-r18.tin_cpu that sslzoo/zoo pins" in run(
+    assert f"is not the {OURS} that sslzoo/zoo pins" in run(
         "publish", checkout / "other", "--namespace", "org", ok=False
     )
     for command in (["publish", folder, "--namespace", "org"], ["export", folder, "-o", "again"]):

@@ -16,6 +16,7 @@ from sslzoo import cli
 from sslzoo.backbones import build
 from sslzoo.encoder import Encoder
 from sslzoo.errors import InputError, SpaceMismatch, WeightsError
+from sslzoo.registry import PACKAGE_ENCODER
 from sslzoo.spec import EncoderSpec, Geometry, Preprocess
 from sslzoo.transfer.settings import Settings
 from tests.transfer.conftest import FAST
@@ -112,7 +113,7 @@ def test_it_is_a_model_folder_too(tuned, logits):
     assert encoder.spec.name == "by-colour"
     assert encoder.spec.preprocess.size == 32
     assert encoder.space == made.classifier.encoder.space
-    assert "Fine-tuned from simclr-r18.tin_cpu on 24 labelled images of 3 classes (4 epochs)" in encoder.spec.note
+    assert f"Fine-tuned from {PACKAGE_ENCODER} on 24 labelled images of 3 classes (4 epochs)" in encoder.spec.note
     assert encoder.spec.license == "apache-2.0" and "non-commercial" in encoder.spec.data_terms
 
 
