@@ -1,5 +1,6 @@
 """The generated parts of the README and the site; `python -m tests.generated` writes them."""
 
+import json
 import re
 import subprocess
 import sys
@@ -110,30 +111,36 @@ def name_table():
 
 
 def score_table():
-    """The scores of the encoder inside the package at k=20."""
-    rows = ["| data | this encoder | random weights | raw pixels |", "|---|---|---|---|"]
+    """The scores of the encoder inside the package: kNN at k=20, and the linear probe."""
+    rows = ["| data | | this encoder | random weights | raw pixels |", "|---|---|---|---|---|"]
     for s in registry.known()[registry.PACKAGE_ENCODER].scores:
-        if "k=20," in s.protocol:
+        if "k=200," not in s.protocol:
+            kind = "linear" if "linear" in s.protocol else "kNN"
             ours = f"**{percent(s.value)}** ± {percent(s.interval)}"
-            rows.append(f"| {s.dataset} | {ours} | {percent(s.random_weights)} | {percent(s.raw_pixels)} |")
+            rows.append(f"| {s.dataset} | {kind} | {ours} | {percent(s.random_weights)} | {percent(s.raw_pixels)} |")
     return "\n".join(rows) + "\n"
 
 
 def budget_table():
-    """The encoders that were trained at one budget: their scores on the cards, and those of random weights and raw pixels."""
+    """The encoders that were trained at one budget: scores beside those of random weights and raw pixels, and signs."""
     scored = [s for s in registry.known().values() if s.name.endswith(".tin_cpu")]
 
     def cells(pick):
         return [pick(score) for score in scored[0].scores if "k=200," not in score.protocol]
 
     heads = cells(lambda score: f"{score.dataset.split()[0]}, {'linear' if 'linear' in score.protocol else 'kNN'}")
+    heads += ["std·√d", "effective rank"]
     rows = [f"| encoder | {' | '.join(heads)} |", f"|{'---|' * (1 + len(heads))}"]
     for spec in scored:
         by = {(score.dataset, score.protocol): score for score in spec.scores}
         ours = [by[key] for key in cells(lambda score: (score.dataset, score.protocol))]
-        rows.append(f"| `{spec.name}` | {' | '.join(f'{percent(s.value)} ± {percent(s.interval)}' for s in ours)} |")
-    rows.append(f"| random weights | {' | '.join(cells(lambda score: percent(score.random_weights)))} |")
-    rows.append(f"| raw pixels | {' | '.join(cells(lambda score: percent(score.raw_pixels)))} |")
+        last = json.loads((ROOT / "hub_cards" / spec.name / "log.jsonl").read_text().splitlines()[-1])
+        signs = [f"{last['std']:.2f}", f"{last['rank']:.0f}"]
+        rows.append(
+            f"| `{spec.name}` | {' | '.join([*(f'{percent(s.value)} ± {percent(s.interval)}' for s in ours), *signs])} |"
+        )
+    rows.append(f"| random weights | {' | '.join(cells(lambda score: percent(score.random_weights)))} | | |")
+    rows.append(f"| raw pixels | {' | '.join(cells(lambda score: percent(score.raw_pixels)))} | | |")
     return "\n".join(rows) + "\n"
 
 

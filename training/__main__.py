@@ -190,6 +190,12 @@ NO_DATA = "a data set that is not stated"
 License = Annotated[str, typer.Option(help="License of the weights by its id on the Hub, such as cc-by-nc-4.0.")]
 TrainedOn = Annotated[str, typer.Option(help="What the images were.")]
 DataTerms = Annotated[str, typer.Option(help="Under which terms the images stand.")]
+Note = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT", help="What else the card should say: what the encoder hasn't seen, what it was judged on."
+    ),
+]
 ScoreOn = Annotated[
     list[str] | None,
     typer.Option(
@@ -210,6 +216,7 @@ def export(
     license: License = NOT_STATED,
     trained_on: TrainedOn = NO_DATA,
     data_terms: DataTerms = NOT_STATED,
+    note: Note = "",
     score: ScoreOn = None,
     shard_size: ShardSize = "",
 ) -> None:
@@ -220,11 +227,11 @@ def export(
     from training import export as exporting
 
     if (source / hub.CONFIG).is_file():
-        require_untouched(source, name, license, trained_on, data_terms, score)
+        require_untouched(source, name, license, trained_on, data_terms, note, score)
         spec = exporting.repack(source, output, shard_size=shard_size)
     else:
         data_sets = {key: Path(value) for key, _, value in (item.partition("=") for item in score or [])}
-        provenance = exporting.Provenance(trained_on, data_terms, license)
+        provenance = exporting.Provenance(trained_on, data_terms, license, note)
         spec = exporting.export(
             source, output, name=name, provenance=provenance, scores=data_sets, shard_size=shard_size
         )
@@ -264,6 +271,7 @@ def publish(
     license: License = NOT_STATED,
     trained_on: TrainedOn = NO_DATA,
     data_terms: DataTerms = NOT_STATED,
+    note: Note = "",
     score: ScoreOn = None,
     shard_size: ShardSize = "",
 ) -> None:
@@ -279,7 +287,7 @@ def publish(
     with contextlib.ExitStack() as stack:
         folder = source
         if (source / hub.CONFIG).is_file():
-            require_untouched(source, name, license, trained_on, data_terms, score, shard_size)
+            require_untouched(source, name, license, trained_on, data_terms, note, score, shard_size)
         else:
             if license == NOT_STATED:
                 raise InputError(f"{source} states no license; add --license with an id such as cc-by-nc-4.0")
@@ -288,7 +296,7 @@ def publish(
                 raise InputError(f"{folder} is there already; publish that folder, or add --name NAME")
             if dry_run:  # leaves nothing behind
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / folder.name
-            export(source, folder, name, license, trained_on, data_terms, score, shard_size)
+            export(source, folder, name, license, trained_on, data_terms, note, score, shard_size)
         for line in publishing.publish(folder, repo or f"{namespace}/{folder.name}", private=private, dry_run=dry_run):
             typer.echo(line)
 
@@ -299,6 +307,7 @@ def require_untouched(
     license: str,
     trained_on: str,
     data_terms: str,
+    note: str,
     score: list[str] | None,
     shard_size: str = "",
 ) -> None:
@@ -308,6 +317,7 @@ def require_untouched(
         "--license": license,
         "--trained-on": trained_on,
         "--data-terms": data_terms,
+        "--note": note,
     }
     given |= {"--score": score or "", "--shard-size": shard_size}
     if changed := [option for option, value in given.items() if value not in ("", NOT_STATED, NO_DATA)]:

@@ -44,6 +44,7 @@ class Provenance:
     trained_on: str = "a data set that is not stated"
     data_terms: str = "not stated"
     license: str = "not stated"
+    note: str = ""
 
 
 def export(
@@ -77,6 +78,7 @@ def export(
             f"{provenance.data_terms}; of {began}: {facts.get('init_data_terms', 'not stated')} (its weights:"
             f" {facts.get('init_license', 'not stated')})",
             provenance.license,
+            provenance.note,
         )
     spec = EncoderSpec(
         name=name or own_name(settings, folder),
@@ -92,6 +94,7 @@ def export(
         recipe=settings.name,
         commit=facts.get("commit", ""),
         paper=METHODS[settings.method].paper,
+        note=provenance.note,
     )
     tensors = half({k.removeprefix("backbone."): v for k, v in state["method"].items() if k.startswith("backbone.")})
     log = read_log(run / checkpoint.LOG)
@@ -216,6 +219,9 @@ def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, signs
         remark = f" It went on with other code, torch, threads or on another machine: see `run.json`.{remark}"
     threads = facts.get("threads", "?")
     values |= {"threads": f"{threads} thread{'s' * (threads != 1)}"}
+    if isinstance(facts.get("images"), int):
+        values |= {"images": f"{facts['images']:,}"}
+    values |= {"note": f" {spec.note}" if spec.note else ""}
     values |= {"signs": signs, "remark": remark, "epochs": f"{spec.epochs:g}" if spec.epochs else "?"}
     values |= {"metadata": hub.metadata(spec), "example": hub.example(spec, load), "credits": credits, "scores": table}
     return Template(CARD.read_text(encoding="utf-8")).substitute(defaults | values)

@@ -67,7 +67,7 @@ def test_folder_to_model_to_vectors(run, photos, tmp_path):
     assert "$" not in card
     assert f"At the last report the loss is {log[-1]['loss']:.3f}, and the projections of the last batch of 4 " in card
     # what was changed of the recipe is told, as it is what somebody who repeats it has to type
-    assert "The recipe `simclr-r18.tin_cpu_1h` as it is now, with store_size = 32, with epochs = 2" in card
+    assert "Recipe `simclr-r18.tin_cpu_1h`, with store_size = 32, with epochs = 2" in card
     with Image.open(tmp_path / "m" / "curve.png") as curves:
         assert curves.size == (1350, 360) and "(curve.png)" in card
     vectors = sslzoo.embed(photos, "local-dir:m", device="cpu").vectors
