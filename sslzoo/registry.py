@@ -19,7 +19,7 @@ from sslzoo.hub.folder import not_a_model
 from sslzoo.spec import EncoderSpec, Preprocess, backbone_name, feature_dim
 
 ZOO = Path(__file__).parent / "zoo"
-PACKAGE_ENCODER = "simclr-r18.tin_cpu"  # the one whose weights ship with the package
+PACKAGE_ENCODER = "simclr-r18.tin_cpu_long"  # the one whose weights ship with the package
 
 
 @cache

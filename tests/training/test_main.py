@@ -56,15 +56,15 @@ def test_folder_to_model_to_vectors(run, photos, tmp_path):
 
     found = sslzoo.embed(photos, "local-dir:r/model", device="cpu")  # what the run leaves can be used at once
     assert (found.vectors.shape, sslzoo.load("./r/model").spec.name) == ((12, 512), "simclr-r18.r")
-    code, out, err = run(
-        "export", "r", "-o", "m", "--license", "cc0-1.0", "--trained-on", "drawings", "--data-terms", "none"
-    )
+    told = ("--license", "cc0-1.0", "--trained-on", "drawings", "--data-terms", "none", "--note", "No cats.")
+    code, out, err = run("export", "r", "-o", "m", *told)
     assert code in (0, None), err
     encoder = sslzoo.load("local-dir:m", device="cpu")
     assert (encoder.spec.license, encoder.spec.trained_on, encoder.spec.epochs) == ("cc0-1.0", "drawings", 2)
     card = (tmp_path / "m" / "README.md").read_text()
     assert "license: cc0-1.0" in card
     assert "$" not in card
+    assert "knows what such pictures show. No cats. `sslzoo models`" in card and encoder.spec.note == "No cats."
     assert f"At the last report the loss is {log[-1]['loss']:.3f}, and the projections of the last batch of 4 " in card
     # what was changed of the recipe is told, as it is what somebody who repeats it has to type
     assert "Recipe `simclr-r18.tin_cpu_1h`, with store_size = 32, with epochs = 2" in card
