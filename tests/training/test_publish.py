@@ -117,7 +117,7 @@ print(hub.fetch(encoder.spec), encoder.spec.sha256)
 
 
 def test_a_run_is_exported_first(run, server, checkout, photos, tmp_path):
-    changes = ["batch_size=4", "epochs=1", "store_size=32", "views.0.size=32", "precision=fp32"]
+    changes = ["batch_size=4", "epochs=1", "warmup_epochs=0", "store_size=32", "views.0.size=32", "precision=fp32"]
     run(OURS, "--data", photos, "-o", "r", *[word for change in changes for word in ("--set", change)])
     (tmp_path / "set").mkdir()
     import pyarrow as pa
