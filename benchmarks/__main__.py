@@ -119,7 +119,7 @@ BENCHMARKS = {
         "-m benchmarks.finetune {data}/caltech101/train.parquet {data}/caltech101/test.parquet --size 64 --epochs 8",
         "-m benchmarks.finetune {data}/caltech101/train.parquet {data}/caltech101/test.parquet --size 32 --epochs 1 "
         "--tests 50",
-        "The encoder inside the package, fine-tuned, beside the same network trained from scratch for the same time: one run "
+        "The encoder inside the package, fine-tuned, beside the same network trained from scratch for as many epochs: one run "
         "of each.",
         data=("caltech101/train.parquet", "caltech101/test.parquet"),
     ),

@@ -110,14 +110,19 @@ def name_table():
     return default_table(five)
 
 
+def _probe(score):
+    return "linear" if "linear" in score.protocol else "kNN"
+
+
 def score_table():
     """The scores of the encoder inside the package: kNN at k=20, and the linear probe."""
     rows = ["| data | | this encoder | random weights | raw pixels |", "|---|---|---|---|---|"]
     for s in registry.known()[registry.PACKAGE_ENCODER].scores:
         if "k=200," not in s.protocol:
-            kind = "linear" if "linear" in s.protocol else "kNN"
             ours = f"**{percent(s.value)}** ± {percent(s.interval)}"
-            rows.append(f"| {s.dataset} | {kind} | {ours} | {percent(s.random_weights)} | {percent(s.raw_pixels)} |")
+            rows.append(
+                f"| {s.dataset} | {_probe(s)} | {ours} | {percent(s.random_weights)} | {percent(s.raw_pixels)} |"
+            )
     return "\n".join(rows) + "\n"
 
 
@@ -128,7 +133,7 @@ def budget_table():
     def cells(pick):
         return [pick(score) for score in scored[0].scores if "k=200," not in score.protocol]
 
-    heads = cells(lambda score: f"{score.dataset.split()[0]}, {'linear' if 'linear' in score.protocol else 'kNN'}")
+    heads = cells(lambda score: f"{score.dataset.split()[0]}, {_probe(score)}")
     heads += ["std·√d", "effective rank"]
     rows = [f"| encoder | {' | '.join(heads)} |", f"|{'---|' * (1 + len(heads))}"]
     for spec in scored:

@@ -73,12 +73,11 @@ def export(
     path = run / checkpoint.FACTS
     facts = json.loads(path.read_text()) if path.is_file() else {}
     if began := facts.get("init"):
-        provenance = Provenance(
-            f"{provenance.trained_on} (beginning with the weights of {began})",
-            f"{provenance.data_terms}; of {began}: {facts.get('init_data_terms', 'not stated')} (its weights:"
+        provenance = dataclasses.replace(
+            provenance,
+            trained_on=f"{provenance.trained_on} (beginning with the weights of {began})",
+            data_terms=f"{provenance.data_terms}; of {began}: {facts.get('init_data_terms', 'not stated')} (its weights:"
             f" {facts.get('init_license', 'not stated')})",
-            provenance.license,
-            provenance.note,
         )
     spec = EncoderSpec(
         name=name or own_name(settings, folder),
