@@ -34,6 +34,38 @@ def test_every_penalty_has_scikit_learns_solution():
         assert abs((got.argmax(1) == test.labels).mean() - (expected.argmax(1) == test.labels).mean()) <= 1 / 300
 
 
+def test_separable_classes_are_solved_and_the_smallest_penalties_have_one_solution():
+    """A gradient below 1e-4 says nothing here: it is so long before the weights have their direction."""
+    random = np.random.default_rng(0)
+    y = np.arange(180) % 6
+    centres = random.normal(size=(6, 80))
+    x, probes = ((0.5 * centres[y] + random.normal(size=(180, 80))).astype(np.float32) for _ in range(2))
+    ours = logistic.fit(torch.tensor(x), torch.tensor(y), 6, GRID)
+    logits = ours.logits(torch.tensor(probes))
+    value = torch.nn.functional.cross_entropy
+    loss = np.array([value(z, torch.tensor(y)).item() for z in ours.logits(torch.tensor(x))]) / np.log(6)
+    weight = GRID / len(x) / 2 * ours.weights.square().sum((1, 2)).numpy() / np.log(6)
+    solved = np.flatnonzero(loss + weight >= logistic.SOLVED)
+    assert 15 < solved[0] < 25
+    for i in (solved[0] - 1, solved[0], *solved[3::7]):
+        reference = LogisticRegression(C=1 / GRID[i], tol=1e-8, max_iter=5000).fit(x.astype(np.float64), y)
+        np.testing.assert_allclose(logits[i].softmax(1), reference.predict_proba(probes), atol=0.01)
+    limit = logits[: solved[0]].numpy()
+    assert (limit == limit[-1]).all()
+    hardest = LogisticRegression(C=1 / GRID[4], tol=1e-8, max_iter=5000).fit(x.astype(np.float64), y)
+    assert (hardest.predict(probes) == limit[0].argmax(1)).mean() > 0.97
+
+
+def test_a_single_small_penalty_is_solved_where_classes_are_separable():
+    random = np.random.default_rng(1)
+    y = np.arange(90) % 3
+    x = (0.5 * random.normal(size=(3, 40))[y] + random.normal(size=(90, 40))).astype(np.float32)
+    for penalty in (1e-3, 1e-5):
+        got = logistic.fit(torch.tensor(x), torch.tensor(y), 3, [penalty]).weights[0].numpy()
+        expected = LogisticRegression(C=1 / penalty, tol=1e-9, max_iter=9000).fit(x.astype(np.float64), y).coef_.T
+        assert np.linalg.norm(got - expected) < 0.03 * np.linalg.norm(expected)
+
+
 def test_more_features_than_images():
     random = np.random.default_rng(0)
     x, y = random.normal(size=(30, 80)).astype(np.float32), random.integers(0, 3, 30)
