@@ -230,18 +230,29 @@ def export(
         require_untouched(source, name, license, trained_on, data_terms, note, score)
         spec = exporting.repack(source, output, shard_size=shard_size)
     else:
-        data_sets = {key: Path(value) for key, _, value in (item.partition("=") for item in score or [])}
         provenance = exporting.Provenance(trained_on, data_terms, license, note)
         spec = exporting.export(
-            source, output, name=name, provenance=provenance, scores=data_sets, shard_size=shard_size
+            source, output, name=name, provenance=provenance, scores=data_sets(score), shard_size=shard_size
         )
     typer.echo(
         f"{output}: {spec.name}, {spec.size_bytes / 1e6:.1f} MB; next: sslzoo embed PHOTOS -m {shlex.quote(str(output))}"
     )
-    for s in spec.scores:
-        typer.echo(
-            f"{s.dataset.split()[0]}: {s.value:.4f} (random weights {s.random_weights}, pixels {s.raw_pixels}) {s.protocol}"
-        )
+    tell_scores(spec)
+
+
+@app.command("score")
+def judge_anew(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model folder, as export has written it.")],
+    score: ScoreOn = None,
+) -> None:
+    """Judge a model folder anew and write the scores into its config.json and card; its weights and the rest stay."""
+    from training import export as exporting
+
+    if not score:
+        raise typer.BadParameter("say on what to judge it: --score NAME=FOLDER")
+    spec = exporting.rescore(folder, data_sets(score))
+    typer.echo(f"{folder}: {len(spec.scores)} scores")
+    tell_scores(spec)
 
 
 @app.command()
@@ -299,6 +310,19 @@ def publish(
             export(source, folder, name, license, trained_on, data_terms, note, score, shard_size)
         for line in publishing.publish(folder, repo or f"{namespace}/{folder.name}", private=private, dry_run=dry_run):
             typer.echo(line)
+
+
+def data_sets(told: list[str] | None) -> dict[str, Path]:
+    """The folders of --score by their names."""
+    return {key: Path(value) for key, _, value in (item.partition("=") for item in told or [])}
+
+
+def tell_scores(spec: EncoderSpec) -> None:
+    """Prints an encoder's scores, one a line."""
+    for s in spec.scores:
+        typer.echo(
+            f"{s.dataset.split()[0]}: {s.value:.4f} (random weights {s.random_weights}, pixels {s.raw_pixels}) {s.protocol}"
+        )
 
 
 def require_untouched(
@@ -388,7 +412,7 @@ def main() -> None:
     """The command line; errors that are meant for people print as one line."""
     keep_freed_memory()
     arguments = sys.argv[1:]
-    if arguments and arguments[0] not in ("run", "export", "register", "publish", "--help"):
+    if arguments and arguments[0] not in ("run", "export", "score", "register", "publish", "--help"):
         arguments = ["run", *arguments]  # `python -m training RECIPE` is the common case
     try:
         app(arguments, prog_name="python -m training")

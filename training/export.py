@@ -140,6 +140,24 @@ def repack(model: Path, folder: Path, *, shard_size: str = "") -> EncoderSpec:
     return anew
 
 
+def rescore(model: Path, data: Mapping[str, Path]) -> EncoderSpec:
+    """Judges a model folder that `export` wrote anew; config.json and card get the scores, and all else stays.
+
+    Raises InputError, and writes nothing, where a data set lacks a split, and where the card isn't as `export` wrote it.
+    """
+    for folder in data.values():
+        splits(folder)
+    spec, path = hub.read_config(model), model / hub.CARD
+    card = path.read_text(encoding="utf-8")
+    if hub.metadata(spec) not in card or score_table(spec) not in card:
+        raise InputError(f"{path} does not have the scores of config.json as export writes them; export the run anew")
+    anew = dataclasses.replace(spec, scores=tuple(measure(spec, data)))
+    card = card.replace(hub.metadata(spec), hub.metadata(anew)).replace(score_table(spec), score_table(anew))
+    shutil.rmtree(model / ".eval_results", ignore_errors=True)
+    hub.write_texts(model, dataclasses.replace(anew, sources=()), card)
+    return anew
+
+
 def half(state: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
     """Weights in fp16; BN's vectors, whose variances could leave fp16's range, stay fp32; its batch counters are dropped."""
     return {
@@ -194,10 +212,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, signs: str) -> str:
-    """The model card, from the template, what is known, who took the photos of its picture, and the signs of its training."""
-    known = registry.known().get(spec.name)
-    load = f'sslzoo.load("{spec.name}")' if known is not None and known.sha256 == spec.sha256 else hub.HERE
+def score_table(spec: EncoderSpec) -> str:
+    """The card's table of scores."""
+    if not spec.scores:
+        return "Not measured."
     rows = [
         "| data | protocol | this encoder | random weights | gain over them | raw pixels |",
         "|---|---|---|---|---|---|",
@@ -210,9 +228,15 @@ def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, signs
             f"| {s.dataset} | {s.protocol} | **{ours:.1f}** ± {interval:.1f} | {random:.1f} | {ours - random:+.1f} ± {gain:.1f} |"
             f" {pixels:.1f} |"
         )
+    return "\n".join(rows)
+
+
+def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, signs: str) -> str:
+    """The model card, from the template, what is known, who took the photos of its picture, and the signs of its training."""
+    known = registry.known().get(spec.name)
+    load = f'sslzoo.load("{spec.name}")' if known is not None and known.sha256 == spec.sha256 else hub.HERE
     values = spec.to_dict() | spec.preprocess.to_dict() | dict(facts)
     defaults = dict.fromkeys(("processor", "torch", "images", "minutes"), "?")
-    table = "\n".join(rows) if spec.scores else "Not measured."
     remark = f" {facts['remark']}" if "remark" in facts else ""
     if len(facts.get("starts", [])) > 1:
         remark = f" It went on with other code, torch, threads or on another machine: see `run.json`.{remark}"
@@ -222,5 +246,10 @@ def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, signs
         values |= {"images": f"{facts['images']:,}"}
     values |= {"note": f" {spec.note}" if spec.note else ""}
     values |= {"signs": signs, "remark": remark, "epochs": f"{spec.epochs:g}" if spec.epochs else "?"}
-    values |= {"metadata": hub.metadata(spec), "example": hub.example(spec, load), "credits": credits, "scores": table}
+    values |= {
+        "metadata": hub.metadata(spec),
+        "example": hub.example(spec, load),
+        "credits": credits,
+        "scores": score_table(spec),
+    }
     return Template(CARD.read_text(encoding="utf-8")).substitute(defaults | values)

@@ -171,6 +171,22 @@ def test_a_run_is_exported_first(run, server, checkout, photos, tmp_path):
         draw("bars", 0).save(tmp_path / name)
     assert run("x", code=example + "print(vectors.shape)").strip() == "(2, 512)"
 
+    # judged anew: config and card have the new scores, and all else is as it was
+    mine = checkout / "hub_cards" / "simclr-r18.mine"
+    before = {path.name: path.read_bytes() for path in mine.iterdir() if path.is_file()}
+    assert "say on what to judge it" in run("score", mine, ok=False)
+    assert "3 scores\nagain: " in run("score", mine, "--score", f"again={tmp_path / 'set'}")
+    after = {path.name: path.read_bytes() for path in mine.iterdir() if path.is_file()}
+    assert {name for name in before if before[name] != after[name]} == {"README.md", "config.json"}
+    config = json.loads(after["config.json"])
+    assert [s["dataset"].split()[0] for s in config["scores"]] == ["again"] * 3
+    assert [s["value"] for s in config["scores"]] == [s["value"] for s in entry["scores"]]
+    text, was = (found["README.md"].decode() for found in (after, before))
+    assert text == was.replace("drawings", "again")
+    assert not list(mine.glob(".eval_results/*"))  # "again" is no benchmark of the Hub
+    (mine / "README.md").write_text(text.replace("| again", "| other"))
+    assert "export the run anew" in run("score", mine, "--score", f"again={tmp_path / 'set'}", ok=False)
+
 
 def test_what_is_refused(run, checkout):
     assert "give RUN or FOLDER" in run("publish", "hub_cards", ok=False)
