@@ -2,6 +2,8 @@
 
     python benchmarks/probe.py                              the sizes of the goals; some minutes
     python benchmarks/probe.py --rows 5000 --queries 1000   seconds
+    python benchmarks/probe.py --embedded TRAIN TEST --tolerance 1e-7 --float float64 --iterations 5000
+                                                            the sweep alone, on two outputs of `sslzoo embed`
 
 The one-hot loop is the one that MoCo's notebook, lightly and others copy from InstDisc. scikit-learn's 45 fits are timed on
 every `--every`-th penalty, and the sum is scaled up. The data is generated: ReLU features with a decaying spectrum.
@@ -20,6 +22,7 @@ from sslzoo.embeddings import Embeddings
 from sslzoo.evaluate import logistic
 from sslzoo.evaluate.knn import knn
 from sslzoo.evaluate.linear import GRID, moments
+from sslzoo.evaluate.score import codes
 
 
 def generate(rows, dim, classes, separation, seed):
@@ -84,32 +87,42 @@ def compare_knn(options):
             print(f"  sslzoo {precision}, {name}: {seconds:.2f} s ({value:.4f}), {loop / seconds:.1f}x the loop")
 
 
-def compare_sweep(options, dim, classes, separation):
+def generated_sets(options, dim, classes, separation):
+    x, y = generate(options.rows + options.queries, dim, classes, separation, 0)
+    return x[: options.rows], x[options.rows :], y[: options.rows], y[options.rows :], classes
+
+
+def embedded_sets(folders):
+    train, test = map(Embeddings.open, folders)
+    classes, labels, truth = codes(train, test, "a linear probe")
+    return train.vectors, test.vectors, labels, truth, len(classes)
+
+
+def compare_sweep(options, train, test, labels, truth, classes):
     from sklearn.linear_model import LogisticRegression
 
-    x, y = generate(options.rows + options.queries, dim, classes, separation, 0)
-    x = torch.tensor(x)
-    mean, std = moments(x[: options.rows])
-    x = (x - mean) / std
-    train, test, labels, truth = x[: options.rows], x[options.rows :], y[: options.rows], y[options.rows :]
+    train, test = torch.tensor(train), torch.tensor(test)
+    mean, std = moments(train)
+    train, test = ((x - mean) / std for x in (train, test))
     device = options.device
     on_device = train.to(device), torch.tensor(labels, device=device)
     seconds, solutions = timed(lambda: logistic.fit(*on_device, classes, GRID), device)
     ours = (solutions.logits(test.to(device)).argmax(2).cpu().numpy() == truth).mean(1)
-    print(f"sweep, {options.rows} x {dim}, {classes} classes: sslzoo {seconds:.1f} s for 45, {solutions.rounds} rounds")
-    total, rows = 0.0, range(0, len(GRID), options.every)
-    for i in rows:
+    rows, dim = train.shape
+    print(f"sweep, {rows} x {dim}, {classes} classes: sslzoo {seconds:.1f} s for 45, {solutions.rounds} rounds")
+    total, some = 0.0, range(0, len(GRID), options.every)
+    for i in some:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit = LogisticRegression(C=1 / GRID[i], max_iter=1000)
-            took, _ = timed(lambda f=fit: f.fit(train.numpy(), labels), "cpu")
+            fit = LogisticRegression(C=1 / GRID[i], max_iter=options.iterations, tol=options.tolerance)
+            took, _ = timed(lambda f=fit: f.fit(train.numpy().astype(options.float), labels), "cpu")
         total += took
         print(
             f"  λ={GRID[i]:8.2g}: scikit-learn {took:.1f} s, {fit.n_iter_[0]} iterations, "
             f"{fit.score(test.numpy(), truth):.4f}; sslzoo {ours[i]:.4f}",
             flush=True,
         )
-    whole = total * len(GRID) / len(rows)
+    whole = total * len(GRID) / len(some)
     print(f"  45 separate fits {whole:.1f} s, {whole / seconds:.1f}x the sweep")
 
 
@@ -120,15 +133,22 @@ def main():
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--every", type=int, default=6, help="of the 45 penalties, how many scikit-learn skips")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="of scikit-learn's fits")
+    parser.add_argument("--iterations", type=int, default=1000, help="of scikit-learn's fits, at most")
+    parser.add_argument("--float", choices=("float32", "float64"), default="float32", help="of scikit-learn's fits")
+    parser.add_argument("--embedded", nargs=2, metavar=("TRAIN", "TEST"), help="the sweep on these instead")
     parser.add_argument("--only", choices=("knn", "sweep"))
     parser.add_argument("--hard", action="store_true", help="the sweep also at 2048 features and 100 classes")
     options = parser.parse_args()
+    if options.embedded:
+        compare_sweep(options, *embedded_sets(options.embedded))
+        return
     if options.only != "sweep":
         compare_knn(options)
     if options.only != "knn":
-        compare_sweep(options, options.dim, 10, 0.2)
+        compare_sweep(options, *generated_sets(options, options.dim, 10, 0.2))
         if options.hard:
-            compare_sweep(options, 2048, 100, 0.35)
+            compare_sweep(options, *generated_sets(options, 2048, 100, 0.35))
 
 
 if __name__ == "__main__":

@@ -227,7 +227,9 @@ def export(
     from training import export as exporting
 
     if (source / hub.CONFIG).is_file():
-        require_untouched(source, name, license, trained_on, data_terms, note, score)
+        require_untouched(
+            source, name=name, license=license, trained_on=trained_on, data_terms=data_terms, note=note, score=score
+        )
         spec = exporting.repack(source, output, shard_size=shard_size)
     else:
         provenance = exporting.Provenance(trained_on, data_terms, license, note)
@@ -295,10 +297,12 @@ def publish(
         for line in publishing.publish_all(namespace, private=private, dry_run=dry_run):
             typer.echo(line)
         return
+    told: dict[str, Any] = {"name": name, "license": license, "trained_on": trained_on, "data_terms": data_terms}
+    told |= {"note": note, "score": score, "shard_size": shard_size}
     with contextlib.ExitStack() as stack:
         folder = source
         if (source / hub.CONFIG).is_file():
-            require_untouched(source, name, license, trained_on, data_terms, note, score, shard_size)
+            require_untouched(source, **told)
         else:
             if license == NOT_STATED:
                 raise InputError(f"{source} states no license; add --license with an id such as cc-by-nc-4.0")
@@ -307,7 +311,7 @@ def publish(
                 raise InputError(f"{folder} is there already; publish that folder, or add --name NAME")
             if dry_run:  # leaves nothing behind
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / folder.name
-            export(source, folder, name, license, trained_on, data_terms, note, score, shard_size)
+            export(source, folder, **told)
         for line in publishing.publish(folder, repo or f"{namespace}/{folder.name}", private=private, dry_run=dry_run):
             typer.echo(line)
 
@@ -325,27 +329,11 @@ def tell_scores(spec: EncoderSpec) -> None:
         )
 
 
-def require_untouched(
-    folder: Path,
-    name: str,
-    license: str,
-    trained_on: str,
-    data_terms: str,
-    note: str,
-    score: list[str] | None,
-    shard_size: str = "",
-) -> None:
+def require_untouched(folder: Path, **given: str | list[str] | None) -> None:
     """Raises InputError when a model folder, whose card is written, is to be given what only the export of a run takes."""
-    given: dict[str, object] = {
-        "--name": name,
-        "--license": license,
-        "--trained-on": trained_on,
-        "--data-terms": data_terms,
-        "--note": note,
-    }
-    given |= {"--score": score or "", "--shard-size": shard_size}
-    if changed := [option for option, value in given.items() if value not in ("", NOT_STATED, NO_DATA)]:
-        raise InputError(f"{folder} is a model folder, which keeps its card; leave out {changed[0]}, or name the run")
+    if changed := [option for option, value in given.items() if value not in (None, [], "", NOT_STATED, NO_DATA)]:
+        option = f"--{changed[0].replace('_', '-')}"
+        raise InputError(f"{folder} is a model folder, which keeps its card; leave out {option}, or name the run")
 
 
 def tell_lost(images: data.Images, told: int) -> int:
