@@ -110,12 +110,14 @@ def compare_sweep(options, train, test, labels, truth, classes):
     ours = (solutions.logits(test.to(device)).argmax(2).cpu().numpy() == truth).mean(1)
     rows, dim = train.shape
     print(f"sweep, {rows} x {dim}, {classes} classes: sslzoo {seconds:.1f} s for 45, {solutions.rounds} rounds")
+    array = train.numpy().astype(options.float)
     total, some = 0.0, range(0, len(GRID), options.every)
     for i in some:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit = LogisticRegression(C=1 / GRID[i], max_iter=options.iterations, tol=options.tolerance)
-            took, _ = timed(lambda f=fit: f.fit(train.numpy().astype(options.float), labels), "cpu")
+            c = (2 if classes == 2 else 1) / GRID[i]  # of two classes scikit-learn penalises one weight vector
+            fit = LogisticRegression(C=c, max_iter=options.iterations, tol=options.tolerance)
+            took, _ = timed(lambda f=fit: f.fit(array, labels), "cpu")
         total += took
         print(
             f"  λ={GRID[i]:8.2g}: scikit-learn {took:.1f} s, {fit.n_iter_[0]} iterations, "
@@ -141,6 +143,8 @@ def main():
     parser.add_argument("--hard", action="store_true", help="the sweep also at 2048 features and 100 classes")
     options = parser.parse_args()
     if options.embedded:
+        if options.only == "knn" or options.hard:
+            parser.error("--embedded is for the sweep alone, without --only knn and --hard")
         compare_sweep(options, *embedded_sets(options.embedded))
         return
     if options.only != "sweep":

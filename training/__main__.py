@@ -247,13 +247,14 @@ def judge_anew(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model folder, as export has written it.")],
     score: ScoreOn = None,
 ) -> None:
-    """Judge a model folder anew and write the scores into its config.json and card; its weights and the rest stay."""
+    """Judge a model folder anew and write the scores into its config.json and card; weights and other scores stay."""
     from training import export as exporting
 
     if not score:
         raise typer.BadParameter("say on what to judge it: --score NAME=FOLDER")
     spec = exporting.rescore(folder, data_sets(score))
-    typer.echo(f"{folder}: {len(spec.scores)} scores")
+    next_ = f"; next: python -m training register {shlex.quote(str(folder))}" if spec.name in registry.known() else ""
+    typer.echo(f"{folder}: {len(spec.scores)} scores{next_}")
     tell_scores(spec)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,10 @@ SIGNS = """
 At the last report the loss is {loss:.3f}, and the projections of the last batch of {batch} have a standard deviation times √d of
 {std:.2f} (1: spread over the sphere, 0: collapsed) and an effective rank of {rank:.0f}, which depends on batch and projection.
 """
+# a card: its metadata, the text up to the table of scores, the table, the rest
+WRITTEN = re.compile(
+    r"---\n.*?\n---\n(?P<text>.*?\n## Scores\n.*?\n\n)(?:Not measured\.\n|(?:\|[^\n]*\n)+)(?P<rest>\n.*)", re.S
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,20 +146,25 @@ def repack(model: Path, folder: Path, *, shard_size: str = "") -> EncoderSpec:
 
 
 def rescore(model: Path, data: Mapping[str, Path]) -> EncoderSpec:
-    """Judges a model folder that `export` wrote anew; config.json and card get the scores, and all else stays.
+    """Judges anew a model folder that `export` wrote; config.json and card get the scores, and all else stays.
 
-    Raises InputError, and writes nothing, where a data set lacks a split, and where the card isn't as `export` wrote it.
+    So do scores on other data sets. Raises InputError, and writes nothing, where a data set lacks a split, and where the card
+    isn't as `export` writes it.
     """
     for folder in data.values():
         splits(folder)
     spec, path = hub.read_config(model), model / hub.CARD
-    card = path.read_text(encoding="utf-8")
-    if hub.metadata(spec) not in card or score_table(spec) not in card:
-        raise InputError(f"{path} does not have the scores of config.json as export writes them; export the run anew")
-    anew = dataclasses.replace(spec, scores=tuple(measure(spec, data)))
-    card = card.replace(hub.metadata(spec), hub.metadata(anew)).replace(score_table(spec), score_table(anew))
-    shutil.rmtree(model / ".eval_results", ignore_errors=True)
+    card = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = WRITTEN.fullmatch(card)
+    if found is None:
+        raise InputError(f"{path} is not a card as export writes it; export the run anew")
+    named = [name.partition("@")[0] for name in data]
+    kept = [score for score in spec.scores if score.dataset.partition(" (")[0] not in named]
+    anew = dataclasses.replace(spec, scores=(*kept, *measure(spec, data)))
+    card = f"{hub.metadata(anew)}{found['text']}{score_table(anew)}\n{found['rest']}"
     hub.write_texts(model, dataclasses.replace(anew, sources=()), card)
+    for name in hub.benchmark_results(spec).keys() - hub.benchmark_results(anew):
+        (model / name).unlink(missing_ok=True)
     return anew
 
 

@@ -6,7 +6,8 @@ which changes no solution (the penalty is rotation-invariant) and gives the prec
 the eigenvalues (Böhning 1992 bounds the Hessian by ½ s_j + λ / n).
 
 A small gradient alone is no end: where the classes are separable and λ is small it is below scikit-learn's 1e-4 long before
-the weights have turned to their direction. So the next step must promise next to nothing, too, beside what is left of the loss.
+the weights have turned to their direction. So the last step must have gained next to nothing, and the next must promise no
+more, beside what is left of the objective.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import softplus
 
 TOLERANCE = 1e-4  # of the largest entry of the gradient, as in scikit-learn
-GAIN = 1e-6  # of the objective: what the next step promises must be below it, too
-SOLVED = 0.01  # of the loss without features; penalties that leave less differ by the weights' length only
+GAIN = 1e-6  # of the objective: what the last step gained and what the next promises must be below it, too
+SOLVED = 0.01  # of the loss of biases alone: below it the direction hardly turns, and a fit costs most
 ROUNDS = 1000
 HISTORY = 8
 CELLS = 2**22  # logits held at a time
@@ -47,11 +49,12 @@ class Solutions:
 
 
 def fit(x: Tensor, targets: Tensor, classes: int, penalties: Sequence[float] | NDArray[np.float64]) -> Solutions:
-    """Solves for all penalties. `x` is float32 `[n, d]`, best standardised.
+    """Solves for all penalties, in any order. `x` is float32 `[n, d]`, best standardised.
 
-    Of the penalties that leave less than a hundredth of the loss only the largest is solved for, and the smaller ones
-    have its solution (as glmnet ends its path: Friedman, Hastie, Tibshirani 2010).
     `targets` are class numbers int64 `[n]`, or for independent yes-or-no questions 1, 0 and NaN (unknown) `[n, c]`.
+    Of the penalties whose objective is less than a hundredth of the loss of biases alone, which needs classes that are
+    separable, only the largest is solved for: all of them get its solution. A fit that needs more than `ROUNDS` rounds ends
+    there, silently.
     """
     n, d = x.shape
     values, basis = _directions(x)
@@ -104,9 +107,9 @@ class _Solver:
             else:
                 asked = ~y.isnan()[:, :, None]
                 truth = y.nan_to_num()[:, :, None]
-                each = torch.nn.functional.softplus(z) - truth * z
-                loss += torch.where(asked, each, 0.0).sum((0, 1), dtype=torch.float64)
-                z = torch.where(asked, z.sigmoid() - truth, 0.0)
+                sign = 1 - 2 * truth  # σ(z) - y is sign · σ(sign · z), which a sure answer does not round away
+                loss += torch.where(asked, softplus(sign * z), 0.0).sum((0, 1), dtype=torch.float64)
+                z = torch.where(asked, sign * (sign * z).sigmoid(), 0.0)
             z = z.view(len(x), c * a)
             gradient[:-1].addmm_(x.T, z)
             gradient[-1] += z.sum(0)
@@ -115,6 +118,15 @@ class _Solver:
         decay[:, -1] = 0
         return loss / n + 0.5 * (decay * w).sum((1, 2), dtype=torch.float64), shaped + decay
 
+    def loss_of_biases(self) -> float:
+        """The least loss without features: the entropy of the class frequencies, or of all questions' answers."""
+        y = self.targets
+        if y.ndim == 1:
+            return float(torch.special.entr(torch.bincount(y).double() / len(y)).sum())
+        known = (~y.isnan()).double().mean(0)
+        yes = y.nanmean(0).double().nan_to_num()
+        return float((known * (torch.special.entr(yes) + torch.special.entr(1 - yes))).sum())
+
     def run(self, curvature: Tensor) -> tuple[Tensor, int]:
         """Every penalty goes its own way: in a round each either accepts its trial step and turns, or shortens it."""
         result = torch.zeros((len(self.penalties), len(curvature), self.classes), device=self.x.device)
@@ -122,7 +134,7 @@ class _Solver:
         shrink = torch.cat([torch.ones_like(curvature[:-1]), curvature.new_zeros(1)])
         w = result.clone()
         value, gradient = self.objective(w, penalties)
-        without, least = value[0].item(), 0.0
+        enough, least = SOLVED * self.loss_of_biases(), 0.0
         scale, history = torch.ones(len(w), device=w.device), list[tuple[Tensor, Tensor, Tensor]]()
         inverse = 1 / (curvature + penalties[:, None] * shrink)[:, :, None]  # [a, r + 1, 1]
         direction = -inverse * gradient
@@ -143,12 +155,13 @@ class _Solver:
             shorter = (-slope * length**2 / (2 * bend)).float()
             length = torch.where(ok, 1.0, torch.minimum(torch.maximum(shorter, 0.1 * length), 0.5 * length))
             failures = torch.where(ok, 0, failures + 1)
+            gained = torch.where(ok, value - trial, torch.inf)
             w, value = w + s, torch.where(ok, trial, value)
             gradient = torch.where(ok[:, None, None], turned, gradient)
             direction = torch.where(ok[:, None, None], _turn(gradient, history, scale, inverse), direction)
-            least = max([least, *penalties[value < SOLVED * without].tolist()])
+            least = max([least, *penalties[value < enough].tolist()])
             slope = (direction * gradient).sum((1, 2), dtype=torch.float64)
-            ahead = (gradient.abs().amax((1, 2)) > TOLERANCE) | (-slope > GAIN * value)
+            ahead = (gradient.abs().amax((1, 2)) > TOLERANCE) | (torch.maximum(gained, -slope) > GAIN * value)
             going = ahead & (failures < 20) & (penalties >= least)
             if not going.all():
                 result[ids] = w

@@ -17,7 +17,7 @@ from sslzoo import architectures
 from sslzoo.errors import WeightsError
 from sslzoo.hub import cache, folder, licenses, repository
 from sslzoo.hub.cache import CONVERSION, pinned_url
-from sslzoo.hub.card import HERE, card, example, metadata
+from sslzoo.hub.card import HERE, benchmark_results, card, example, metadata
 from sslzoo.hub.folder import (
     CARD,
     CONFIG,
@@ -52,6 +52,7 @@ __all__ = [
     "PACKAGE",
     "WEIGHTS",
     "Tensors",
+    "benchmark_results",
     "card",
     "describe",
     "digest",

@@ -156,7 +156,7 @@ def _described(spec: EncoderSpec, origin: EncoderSpec, photos: Photos, length: s
         "name": folder.resolve().name if folder is not None else f"{origin.name}-finetuned",
         "method": "supervised" if scratch else origin.method,
         "trained_on": f"{images}" if scratch else f"{origin.trained_on}; then {images}",
-        "note": f"{how} on {images} ({length}).",  # what the origin's says of its scores isn't true of this one
+        "note": f"{how} on {images} ({length}).{f' Of {origin.name}: {origin.note}' if origin.note else ''}",
     }
     return dataclasses.replace(spec, sources=(), sha256="", size_bytes=0, **changes)
 

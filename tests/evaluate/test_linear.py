@@ -66,6 +66,49 @@ def test_a_single_small_penalty_is_solved_where_classes_are_separable():
         assert np.linalg.norm(got - expected) < 0.03 * np.linalg.norm(expected)
 
 
+def test_a_step_that_overshoots_is_not_taken_for_the_end():
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 30
+    x = random.normal(size=(60, 512)).astype(np.float32)
+    got = logistic.fit(torch.tensor(x), torch.tensor(y), 30, [1e-6])
+    best = LogisticRegression(C=1e6, tol=1e-9, max_iter=9000).fit(x.astype(np.float64), y).coef_.T
+
+    def objective(w):
+        loss = torch.nn.functional.cross_entropy(torch.tensor(x @ w).double(), torch.tensor(y)).item()
+        return loss + 1e-6 / 60 / 2 * np.square(w).sum()
+
+    assert objective(got.weights[0].numpy()) < 1.05 * objective(best)
+
+
+def test_separable_questions_are_solved_too():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(90, 8)).astype(np.float32)
+    y = (x[:, :3] > 0).astype(np.float32)
+    y[:9, 0] = np.nan
+    for penalty in (1e-1, 1e-3):
+        got = logistic.fit(torch.tensor(x), torch.tensor(y), 3, [penalty])
+        assert got.rounds < 200
+        for c in range(3):
+            known = ~np.isnan(y[:, c])
+            fit = LogisticRegression(C=1 / penalty, tol=1e-9, max_iter=9000).fit(
+                x[known].astype(np.float64), y[known, c]
+            )
+            found, expected = got.weights[0, :, c].numpy(), fit.coef_[0]
+            assert np.linalg.norm(found - expected) < 0.03 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("asked", ["question", "class"])
+def test_a_rare_answer_is_not_taken_for_a_solved_problem(asked):
+    """Biases alone leave less than a hundredth of log 2 here, whatever the penalty."""
+    random = np.random.default_rng(0)
+    x = torch.tensor(random.normal(size=(2000, 20)).astype(np.float32))
+    rare = torch.arange(2000) == 7
+    y = rare.float()[:, None].repeat(1, 3) if asked == "question" else rare.long()
+    got = logistic.fit(x, y, 3 if asked == "question" else 2, [1e-3, 1.0, 1e5])
+    small, middle, large = got.weights.flatten(1).norm(dim=1).tolist()
+    assert small > 2 * middle > 100 * large
+
+
 def test_more_features_than_images():
     random = np.random.default_rng(0)
     x, y = random.normal(size=(30, 80)).astype(np.float32), random.integers(0, 3, 30)

@@ -171,21 +171,38 @@ def test_a_run_is_exported_first(run, server, checkout, photos, tmp_path):
         draw("bars", 0).save(tmp_path / name)
     assert run("x", code=example + "print(vectors.shape)").strip() == "(2, 512)"
 
-    # judged anew: config and card have the new scores, and all else is as it was
+    # judged anew: config and card have the right scores again, and all else is as it was
     mine = checkout / "hub_cards" / "simclr-r18.mine"
-    before = {path.name: path.read_bytes() for path in mine.iterdir() if path.is_file()}
+
+    def contents():
+        return {path.relative_to(mine): path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+
+    right = contents()
+    config, card = (mine / name for name in ("config.json", "README.md"))
+    wrong = json.loads(config.read_text())
+    for told in wrong["scores"]:
+        told["value"] = 0.5
+    config.write_text(json.dumps(wrong))
+    card.write_text(re.sub(r"\*\*\d+\.\d\*\*", "**50.0**", card.read_text()))
+    kept = contents()
     assert "say on what to judge it" in run("score", mine, ok=False)
-    assert "3 scores\nagain: " in run("score", mine, "--score", f"again={tmp_path / 'set'}")
-    after = {path.name: path.read_bytes() for path in mine.iterdir() if path.is_file()}
-    assert {name for name in before if before[name] != after[name]} == {"README.md", "config.json"}
-    config = json.loads(after["config.json"])
-    assert [s["dataset"].split()[0] for s in config["scores"]] == ["again"] * 3
-    assert [s["value"] for s in config["scores"]] == [s["value"] for s in entry["scores"]]
-    text, was = (found["README.md"].decode() for found in (after, before))
-    assert text == was.replace("drawings", "again")
-    assert not list(mine.glob(".eval_results/*"))  # "again" is no benchmark of the Hub
-    (mine / "README.md").write_text(text.replace("| again", "| other"))
-    assert "export the run anew" in run("score", mine, "--score", f"again={tmp_path / 'set'}", ok=False)
+    assert "needs train.parquet" in run("score", mine, "--score", f"drawings={photos}", ok=False)
+    assert contents() == kept
+    assert "3 scores; next: python -m training register" in run("score", mine, *score)
+    assert contents() == right
+    run("score", mine, "--score", f"again={tmp_path / 'set'}")  # beside the others, and no benchmark of the Hub
+    names = [told["dataset"].split()[0] for told in json.loads(config.read_text())["scores"]]
+    assert names == ["drawings"] * 3 + ["again"] * 3
+    assert [
+        line.split()[1] for line in card.read_text().splitlines() if " (sha256 of" in line and line[0] == "|"
+    ] == names
+    assert len(list(mine.glob(".eval_results/*"))) == 3
+    run("score", mine, "--score", f"drawings={tmp_path / 'set'}")
+    assert not list(mine.glob(".eval_results/*"))
+    card.write_text(card.read_text().replace("## Scores", "## Results"))
+    kept = contents()
+    assert "export the run anew" in run("score", mine, *score, ok=False)
+    assert contents() == kept
 
 
 def test_what_is_refused(run, checkout):
