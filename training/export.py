@@ -78,11 +78,13 @@ def export(
     path = run / checkpoint.FACTS
     facts = json.loads(path.read_text()) if path.is_file() else {}
     if began := facts.get("init"):
+        terms = str(facts.get("init_data_terms", "not stated"))
+        if provenance.data_terms != "not stated":
+            terms = terms.replace(provenance.data_terms, "the same")
         provenance = dataclasses.replace(
             provenance,
             trained_on=f"{provenance.trained_on} (beginning with the weights of {began})",
-            data_terms=f"{provenance.data_terms}; of {began}: {facts.get('init_data_terms', 'not stated')} (its weights:"
-            f" {facts.get('init_license', 'not stated')})",
+            data_terms=f"{provenance.data_terms}; of {began}: {terms} (its weights: {facts.get('init_license', 'not stated')})",
         )
     spec = EncoderSpec(
         name=name or own_name(settings, folder),
