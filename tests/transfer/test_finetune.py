@@ -24,7 +24,7 @@ from tests.transfer.conftest import FAST
 def test_it_learns_what_can_be_learnt(tuned):
     _, made = tuned
     assert made.epochs[-1].loss < 0.5 * made.epochs[0].loss < np.log(3)
-    assert made.score.value > 0.8  # a third by chance
+    assert made.score.value > 0.6  # a third by chance; colour is what the encoder has learned to overlook
     assert made.score.protocol.startswith(
         "finetune_top1@4 epochs (whole network, sgd, lr 0.2, batch 8, 32 to 32 px, n=24"
     )
