@@ -30,6 +30,7 @@ import sslzoo
 from sslzoo import baselines, hub, registry
 from sslzoo.backends.allocator import keep_freed_memory
 from sslzoo.evaluate.knn import knn
+from sslzoo.evaluate.score import Score
 from sslzoo.spec import EncoderSpec
 from training import engine, recipe
 from training.checkpoint import finished
@@ -111,14 +112,27 @@ def speed(settings: recipe.Recipe, threads: int) -> float:
     return 1 / seconds
 
 
-def score(spec: EncoderSpec, judges: dict[str, str], sizes: Sequence[int] = SIZES) -> dict[str, float]:
-    """Leave-one-out kNN accuracy by "set@size"."""
+def judged(spec: EncoderSpec, judges: dict[str, str], sizes: Sequence[int] = SIZES) -> dict[str, Score]:
+    """Leave-one-out kNN (k=20, T=0.07) by "set@size"."""
     scores = {}
     for (name, path), size in itertools.product(judges.items(), sizes):
         each = dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, resize=size, size=size))
         vectors = sslzoo.embed(path, each, device="cpu", backend="torch", precision="fp32")
-        scores[f"{name}@{size}"] = round(knn(vectors, protocols=[(20, 0.07)])[0].value, 4)
+        (scores[f"{name}@{size}"],) = knn(vectors, protocols=[(20, 0.07)])
     return scores
+
+
+def score(spec: EncoderSpec, judges: dict[str, str]) -> dict[str, float]:
+    """The accuracies alone."""
+    return {key: round(each.value, 4) for key, each in judged(spec, judges).items()}
+
+
+def raw_pixels(judges: dict[str, str]) -> dict[str, float]:
+    """The same by set, of raw pixels, which have one size."""
+    return {
+        name: knn(sslzoo.embed(path, baselines.PIXELS, device="cpu"), protocols=[(20, 0.07)])[0].value
+        for name, path in judges.items()
+    }
 
 
 def trained(run: Path) -> EncoderSpec:
@@ -185,19 +199,14 @@ def table(folder: Path, judges: dict[str, str]) -> str:
     columns = [f"{name}@{size}" for name in judges for size in SIZES]
     random = registry.resolve("random-r18")
     rows = {"random weights": score(random, judges)}
-    pixels = {
-        name: knn(sslzoo.embed(path, baselines.PIXELS, device="cpu"), protocols=[(20, 0.07)])[0].value
-        for name, path in judges.items()
-    }
     lines = [f"| candidate | img/s | images seen | {' | '.join(columns)} |", "|---" * (len(columns) + 3) + "|"]
-    best = {name: max(facts[c] for c in columns if c.startswith("imagenette")) for name, facts in results.items()}
-    for name in sorted(results, key=lambda n: -best[n]):
+    for name in sorted(results, key=lambda n: -sum(results[n][c] for c in columns)):
         facts = results[name]
         numbers = " | ".join(f"{100 * facts[c]:.1f}" for c in columns)
         lines.append(f"| {name} | {facts['speed'] or ''} | {facts['images_seen']:,} | {numbers} |")
     for name, facts in rows.items():
         lines.append(f"| {name} | | | {' | '.join(f'{100 * facts[c]:.1f}' for c in columns)} |")
-    lines.append("| raw pixels | | | " + ", ".join(f"{n} {100 * v:.1f}" for n, v in pixels.items()) + " |")
+    lines.append("| raw pixels | | | " + ", ".join(f"{n} {100 * v:.1f}" for n, v in raw_pixels(judges).items()) + " |")
     return "\n".join(lines)
 
 

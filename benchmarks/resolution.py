@@ -1,15 +1,17 @@
 """At which size of the input an encoder is best: `python -m benchmarks.resolution MODEL … --judge NAME=PARQUET …`.
 
 Leave-one-out kNN accuracy (k=20, T=0.07) in % inside labelled training files, in fp32 on the CPU, with the same network at random
-weights beside it; a size is chosen by training files so that the test files are left for the report.
+weights and raw pixels beside it; a size, and which of two encoders is kept, are chosen by training files so that the test files
+are left for the report. Of several encoders, the others have their paired difference to the first, with its 95 % interval.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks.bakeoff import score
+from benchmarks.bakeoff import judged, raw_pixels
 from sslzoo import registry
+from sslzoo.evaluate.score import Score, compare
 
 
 def main() -> None:
@@ -22,9 +24,21 @@ def main() -> None:
     print(f"| encoder | {' | '.join(f'{name}, {size} px' for name in judges for size in args.sizes)} |")
     print("|---" * (len(judges) * len(args.sizes) + 1) + "|")
     specs = [registry.resolve(model) for model in args.models]
-    for name, spec in {s.name: s for s in (*specs, *map(registry.random_twin, specs))}.items():
-        found = score(spec, judges, args.sizes).values()
-        print(f"| {name} | {' | '.join(f'{100 * value:.1f}' for value in found)} |", flush=True)
+    first: dict[str, Score] = {}
+    for spec in {s.sha256 or s.name: s for s in (*specs, *map(registry.random_twin, specs))}.values():
+        found = judged(spec, judges, args.sizes)
+        first = first or found
+        print(f"| {spec.name} | {' | '.join(cell(each, first[key]) for key, each in found.items())} |", flush=True)
+    pixels = (f"{100 * value:.1f}" for value in raw_pixels(judges).values())
+    print(f"| raw pixels | {' | '.join(cell + ' |' * (len(args.sizes) - 1) for cell in pixels)} |")
+
+
+def cell(score: Score, first: Score) -> str:
+    """An accuracy, and its paired difference to that of the first encoder."""
+    if score is first:
+        return f"{100 * score.value:.1f}"
+    gain = compare(score, first)
+    return f"{100 * score.value:.1f}, {100 * gain.difference:+.1f} ± {100 * gain.interval:.1f}"
 
 
 if __name__ == "__main__":

@@ -134,18 +134,20 @@ def budget_table():
         return [pick(score) for score in scored[0].scores if "k=200," not in score.protocol]
 
     heads = cells(lambda score: f"{score.dataset.split()[0]}, {_probe(score)}")
-    heads += ["std·√d", "effective rank"]
+    heads += ["std·√d", "effective rank", "core-minutes"]
     rows = [f"| encoder | {' | '.join(heads)} |", f"|{'---|' * (1 + len(heads))}"]
     for spec in scored:
         by = {(score.dataset, score.protocol): score for score in spec.scores}
         ours = [by[key] for key in cells(lambda score: (score.dataset, score.protocol))]
-        last = json.loads((ROOT / "hub_cards" / spec.name / "log.jsonl").read_text().splitlines()[-1])
-        signs = [f"{last['std']:.2f}", f"{last['rank']:.0f}"]
+        run = ROOT / "hub_cards" / spec.name
+        last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+        facts = json.loads((run / "run.json").read_text())
+        signs = [f"{last['std']:.2f}", f"{last['rank']:.0f}", f"{facts['minutes'] * facts['threads']:.0f}"]
         rows.append(
             f"| `{spec.name}` | {' | '.join([*(f'{percent(s.value)} ± {percent(s.interval)}' for s in ours), *signs])} |"
         )
-    rows.append(f"| random weights | {' | '.join(cells(lambda score: percent(score.random_weights)))} | | |")
-    rows.append(f"| raw pixels | {' | '.join(cells(lambda score: percent(score.raw_pixels)))} | | |")
+    rows.append(f"| random weights | {' | '.join(cells(lambda score: percent(score.random_weights)))} | | | |")
+    rows.append(f"| raw pixels | {' | '.join(cells(lambda score: percent(score.raw_pixels)))} | | | |")
     return "\n".join(rows) + "\n"
 
 

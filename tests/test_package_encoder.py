@@ -5,6 +5,7 @@ import pytest
 
 import sslzoo
 from sslzoo import hub, registry
+from training import export
 
 NAME = registry.PACKAGE_ENCODER
 ROOT = hub.PACKAGE.parent.parent
@@ -23,6 +24,8 @@ def test_zoo_package_and_hub_card_say_the_same():
         assert described == known.to_dict()
         assert hub.sha256(folder / hub.WEIGHTS) == known.sha256
         assert (folder / hub.WEIGHTS).stat().st_size == known.size_bytes < 25e6
+    card = (ROOT / "hub_cards" / NAME / hub.CARD).read_text()
+    assert (hub.PACKAGE / NAME / hub.CARD).read_text() == export.without_files(card)
 
 
 def test_it_is_the_default_of_its_bare_name_and_of_embed(tmp_path, picture):

@@ -84,11 +84,16 @@ def run(
     if (out / checkpoint.FILE).exists() and not resume:
         raise InputError(f"{out} holds a run already; add --resume to continue it, or choose another --output")
     resumed = resume and (out / checkpoint.FILE).exists()
+    if not resumed:
+        require_free(out)
+    require_outside(out, data_path)
     if resume and not resumed and not distributed.rank():
         typer.echo(f"{out} holds no run yet; this one begins anew", err=True)
     start = registry.resolve(init) if init and not resumed else None
     if start:
         require_alike(start, settings)
+    if (world := distributed.world()) > 1 and not distributed.rank():
+        typer.echo(f"reading {data_path} in {world} processes", err=True)
     train_set, judge = load_data(data_path, settings, out / IMAGES if resume else None)
     engine.require_batch(train_set, settings)
     weights = Encoder.from_spec(start, device="cpu").backbone.state_dict() if start else None
@@ -97,12 +102,13 @@ def run(
     begun = {} if resumed else initial_facts(start)
     run = engine.train(method, train_set, settings, out=out, resume=resume, device=device, stop=stop)
     steps = settings.steps(len(train_set))
-    alone, told = distributed.world() == 1, 0
+    # torchrun takes any code but 0 for a crash, also with one process
+    alone, told = world == 1 and "TORCHELASTIC_RUN_ID" not in os.environ, 0
     use = f"sslzoo embed {shlex.quote(data_path)} -m {shlex.quote(str(out / MODEL))}"
     if distributed.rank():  # one process writes, logs and judges for all
         for _ in run:
             told = tell_lost(train_set, told)
-        distributed.end()
+        end(train_set)
         return
     # nothing is written before the loop has accepted recipe, images and checkpoint
     typer.echo(
@@ -123,10 +129,9 @@ def run(
         )
     first = next(run, None)
     if first is None:
-        distributed.end()
+        end(train_set)
         if checkpoint.finished(out):
-            if not (out / MODEL).is_dir():
-                write_model(out, settings)
+            write_model(out, settings)  # a kill may have left that of an earlier stop
             typer.echo(f"{out}: is finished already; next: {use}")
             if alone and train_set.failures:
                 raise typer.Exit(checkpoint.LEFT_OUT)
@@ -173,7 +178,8 @@ def run(
                 record(out / IMAGES, data.summary(train_set))
                 told = lost
     minutes = (time.monotonic() - began) / 60
-    distributed.end()
+    if end(train_set) > told:
+        record(out / IMAGES, data.summary(train_set))
     write_model(out, settings)
     done, then = "finished", use
     if not p.done:
@@ -318,7 +324,9 @@ def publish(
 
 
 def data_sets(told: list[str] | None) -> dict[str, Path]:
-    """The folders of --score by their names."""
+    """The folders of --score by their names; raises InputError for one without a name."""
+    if bare := [item for item in told or [] if "=" not in item]:
+        raise InputError(f"--score {bare[0]!r} has no '='; write --score NAME=FOLDER")
     return {key: Path(value) for key, _, value in (item.partition("=") for item in told or [])}
 
 
@@ -344,6 +352,33 @@ def tell_lost(images: data.Images, told: int) -> int:
         message = f"lost {name}: {reason}; another image of its batch is taken twice in its place"
         tqdm.write(message, file=sys.stderr)
     return len(lost)
+
+
+def end(images: data.Images) -> int:
+    """Leaves the group of processes with what each of them has lost in the first one's list; how many that are."""
+    if not isinstance(images, data.Stream):
+        distributed.end()
+        return 0
+    images.lost = dict(distributed.join(list(images.lost.items())))
+    distributed.end()
+    return len(images.lost)
+
+
+def require_free(out: Path) -> None:
+    """Raises InputError where a run that begins would overwrite an encoder, or what no run has written."""
+    ours = (out / "recipe.toml").is_file()  # of one that diverged before its first checkpoint
+    names = (MODEL,) if ours else (MODEL, checkpoint.LOG, checkpoint.FACTS, IMAGES)
+    if found := [out / name for name in names if (out / name).exists()]:
+        raise InputError(
+            f"{found[0]} is there, and no checkpoint to go on from; choose another --output, or move it away"
+        )
+
+
+def require_outside(out: Path, data_path: str) -> None:
+    """Raises InputError for a run folder among the images, where the pictures of its card would be taken for some."""
+    source, _ = data.splits(data_path)
+    if isinstance(source, str | Path) and out.resolve().is_relative_to(Path(source).resolve()):
+        raise InputError(f"{out} lies inside {source}, whose images it learns from; choose an --output outside")
 
 
 def keep_log(log: Path, step: int) -> list[dict[str, Any]]:
@@ -379,7 +414,8 @@ def initial_facts(spec: EncoderSpec | None) -> dict[str, object]:
     """What a run began from, which decides the terms of what it makes."""
     if spec is None:
         return {"init": ""}
-    return {"init": spec.name, "init_license": spec.license, "init_data_terms": spec.data_terms}
+    terms = {"init_license": spec.license, "init_data_terms": spec.data_terms}
+    return {"init": spec.name, "init_sha256": spec.sha256, **terms}
 
 
 def stop_condition(max_minutes: float | None) -> Callable[[], bool]:
@@ -387,7 +423,7 @@ def stop_condition(max_minutes: float | None) -> Callable[[], bool]:
     asked: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if asked and number == signal.SIGINT:  # SIGTERM may come from the service manager and from torchrun
             raise KeyboardInterrupt  # the second time: at once
         asked.append(number)
 

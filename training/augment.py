@@ -50,6 +50,16 @@ class View:
             raise InputError(f"interpolation is {self.interpolation!r}; use bilinear or bicubic")
         if self.size < 1 or self.count < 1:
             raise InputError(f"views have a size of {self.size} px and a count of {self.count}; give 1 or more of each")
+        for name, example in (("scale", "[0.2, 1.0]"), ("ratio", "[0.75, 1.33]"), ("blur_sigma", "[0.1, 2.0]")):
+            pair = getattr(self, name)
+            if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
+                raise InputError(
+                    f"{name} of a view is {pair}; give the smallest and the largest, for example {example}"
+                )
+        if len(self.jitter) != 4:
+            raise InputError(
+                f"jitter of a view is {self.jitter}; give brightness, contrast, saturation and hue, as [0.4, 0.4, 0.4, 0.1]"
+            )
 
 
 def make_view(images: Tensor | Sequence[Tensor], view: View, size: int, generator: torch.Generator) -> Tensor:

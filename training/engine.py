@@ -71,14 +71,18 @@ def build(recipe: Recipe, weights: Mapping[str, Tensor] | None = None) -> Method
         cls = METHODS[recipe.method]
         _check_views(recipe, cls)
         known = {
-            p.name
+            p.name: p.default
             for c in cls.__mro__
             if issubclass(c, Method)
             for p in inspect.signature(c).parameters.values()
             if p.kind is p.KEYWORD_ONLY
         }
-        if unknown := sorted(set(recipe.method_options) - known):
+        if unknown := sorted(recipe.method_options.keys() - known.keys()):
             raise InputError(f"method_options has no {unknown[0]!r}; {recipe.method} has: {', '.join(sorted(known))}")
+        for name, value in recipe.method_options.items():
+            kind = type(known[name])
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise InputError(f"method_options.{name} is {value!r}; it must be of the kind of {known[name]!r}")
         return cls(backbone, backbone.dim, **recipe.method_options)
 
 
@@ -136,6 +140,11 @@ def train(
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
 
     step = checkpoint.load(out, method, optimizer, recipe, images) if resume and out is not None else 0
+    mean_step = distributed.total(torch.tensor(step, dtype=torch.float64)) / world
+    if distributed.any_rank(step != mean_step):
+        raise InputError(
+            f"the processes found different checkpoints in {out}; put it where all machines see one folder"
+        )
     if out is not None and rank == 0:
         checkpoint.clear(out)
     saved, saved_at = -1, time.monotonic() - save_seconds  # the first epoch's end is saved however short

@@ -77,15 +77,8 @@ def export(
     settings = recipe.from_dict(state["recipe"])
     path = run / checkpoint.FACTS
     facts = json.loads(path.read_text()) if path.is_file() else {}
-    if began := facts.get("init"):
-        terms = str(facts.get("init_data_terms", "not stated"))
-        if provenance.data_terms != "not stated":
-            terms = terms.replace(provenance.data_terms, "the same")
-        provenance = dataclasses.replace(
-            provenance,
-            trained_on=f"{provenance.trained_on} (beginning with the weights of {began})",
-            data_terms=f"{provenance.data_terms}; of {began}: {terms} (its weights: {facts.get('init_license', 'not stated')})",
-        )
+    if facts.get("init"):
+        provenance = continued(provenance, facts)
     spec = EncoderSpec(
         name=name or own_name(settings, folder),
         method=settings.method,
@@ -111,7 +104,8 @@ def export(
         canary = canary_of(Encoder.from_spec(spec, device="cpu"))
         spec = dataclasses.replace(spec, canary=canary, scores=tuple(measure(spec, scores or {})))
         credits = neighbours(spec, made / PICTURE)
-        signs = SIGNS.format(**log[-1], batch=settings.batch_size) if log else ""
+        batch = settings.batch_size // (facts.get("processes", 1) * settings.accumulate)
+        signs = SIGNS.format(**log[-1], batch=batch) if log else ""
         if log and curve(log, made / CURVE):
             signs = DRAWN + signs
         spec = dataclasses.replace(spec, sources=())
@@ -121,6 +115,23 @@ def export(
                 shutil.copy(run / record, made / record)
         (made / "recipe.toml").write_text(settings.to_toml(), encoding="utf-8")
     return dataclasses.replace(spec, sources=(f"local-dir:{folder}",))
+
+
+def continued(provenance: Provenance, facts: Mapping[str, Any]) -> Provenance:
+    """With what the run began from; terms that are the same for that, and for what that one began from, are said once."""
+    sha256 = facts.get("init_sha256", "")
+    began = facts["init"] + (f" (sha256 {sha256[:8]}…)" if sha256 else "")
+    whose = f"{began}, whose weights are {facts.get('init_license', 'not stated')}"
+    ours, theirs = provenance.data_terms, str(facts.get("init_data_terms", "not stated"))
+    alike = f"{ours}; the same for "
+    if theirs == ours:
+        terms = f"{alike}{whose}"
+    elif theirs.startswith(alike):
+        terms = f"{alike}{whose}, and {theirs.removeprefix(alike)}"
+    else:
+        terms = f"{ours}; for {whose}: {theirs}"
+    trained_on = f"{provenance.trained_on}, beginning with the weights of {began}"
+    return dataclasses.replace(provenance, trained_on=trained_on, data_terms=terms)
 
 
 def own_name(settings: recipe.Recipe, folder: Path) -> str:
@@ -243,6 +254,14 @@ def score_table(spec: EncoderSpec) -> str:
     return "\n".join(rows)
 
 
+def without_files(card: str) -> str:
+    """A card that `export` wrote, for a folder that has weights and config alone, as the one inside the package."""
+    card = re.sub(rf"!\[[^\n]*\]\({PICTURE}\)\n.*?(?=## )", "", card, flags=re.S).replace(DRAWN, "")
+    return card.replace(
+        "the run's log in `log.jsonl`.", "the run's log in `log.jsonl`, both in the project's `hub_cards`."
+    )
+
+
 def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, signs: str) -> str:
     """The model card, from the template, what is known, who took the photos of its picture, and the signs of its training."""
     known = registry.known().get(spec.name)
@@ -253,7 +272,9 @@ def render_card(spec: EncoderSpec, facts: Mapping[str, Any], credits: str, signs
     if len(facts.get("starts", [])) > 1:
         remark = f" It went on with other code, torch, threads or on another machine: see `run.json`.{remark}"
     threads = facts.get("threads", "?")
-    values |= {"threads": f"{threads} thread{'s' * (threads != 1)}"}
+    processes = facts.get("processes", 1)
+    part = f"{processes} processes of " if processes > 1 else ""
+    values |= {"threads": f"{part}{threads} thread{'s' * (threads != 1)}"}
     if isinstance(facts.get("images"), int):
         values |= {"images": f"{facts['images']:,}"}
     values |= {"note": f" {spec.note}" if spec.note else ""}

@@ -17,11 +17,8 @@ from training import recipe
 
 def start_facts(device: str, settings: recipe.Recipe, images: int) -> dict[str, object]:
     """Where and with what a run was made."""
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    )
     return {
-        "commit": git.stdout.strip(),
+        "commit": commit(),
         "processor": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
         "bf16": settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device)),
@@ -29,6 +26,21 @@ def start_facts(device: str, settings: recipe.Recipe, images: int) -> dict[str, 
         "python": platform.python_version(),
         "images": images,
     }
+
+
+def commit() -> str:
+    """The commit of this code, "-dirty" where a file differs from it; empty outside of a checkout, and without git."""
+
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=False, cwd=folder
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except OSError:
+        return ""
 
 
 def starts(path: Path, step: int, facts: Mapping[str, object]) -> list[dict[str, object]]:

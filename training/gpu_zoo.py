@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -141,8 +140,6 @@ def advance(
     if not waited and end <= time.monotonic():
         return False
     if not known:
-        if waited:  # a kill may have left the model of an earlier stop; the finished run writes it anew
-            shutil.rmtree(run / MODEL, ignore_errors=True)
         code = train(job, folder, run, (end - time.monotonic()) / 60, args)
         if code == UNFINISHED:
             return False

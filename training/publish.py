@@ -11,7 +11,7 @@ from sslzoo import hub, registry
 from sslzoo.errors import InputError
 from sslzoo.spec import EncoderSpec
 from training import checkpoint, recipe
-from training.export import own_name
+from training.export import own_name, without_files
 
 ROOT = Path(__file__).parent.parent
 CARDS, SPACE, PHOTOS = hub.CARDS, ROOT / "app", ROOT / "examples" / "photos"
@@ -36,18 +36,25 @@ def name_of(run: Path) -> str:
 def register(folder: Path) -> str:
     """Writes a folder of `hub_cards` into `zoo/NAME.json`, so that a checkout loads it by name, as its card then does.
 
-    Returns what was done; raises InputError for other weights than those of a published encoder, and for a folder that isn't
-    called by its encoder's name there.
+    The encoder inside the package is written there too. Returns what was done; raises InputError for other weights than those
+    of an encoder that was pushed, and for a folder that isn't called by its encoder's name there.
     """
     spec = hub.read_config(folder)
     if folder.resolve() != CARDS.resolve() / spec.name:
         raise InputError(f"{folder} is not {CARDS / spec.name}; write it there: python -m training export RUN -o …")
     known = registry.known().get(spec.name)
-    if known is None or hub.is_published(known):  # what lies in a checkout alone may become better under its name
+    kinds = {source.partition(":")[0] for source in known.sources} if known else set()
+    if known and (known.checkpoints or kinds - {"checkout", "package"}):  # until its first push it may become better
         _require_new_or_same(folder, spec)
     card = folder / hub.CARD
     card.write_text(card.read_text(encoding="utf-8").replace(hub.HERE, f'sslzoo.load("{spec.name}")'), encoding="utf-8")
-    return _enter(spec, f"checkout:{spec.name}")
+    if "package" not in kinds:
+        return _enter(spec, f"checkout:{spec.name}")
+    inside = hub.PACKAGE / spec.name
+    for name in (hub.CONFIG, hub.WEIGHTS):
+        shutil.copyfile(folder / name, inside / name)
+    (inside / hub.CARD).write_text(without_files(card.read_text(encoding="utf-8")), encoding="utf-8")
+    return f"wrote {inside}; {_enter(spec, f'package:{spec.name}')}"
 
 
 def _require_new_or_same(folder: Path, spec: EncoderSpec) -> None:

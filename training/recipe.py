@@ -114,6 +114,8 @@ class Recipe:
             raise InputError(
                 f"mean is {self.mean} and std {self.std}; give three numbers each, for red, green and blue"
             )
+        if min(self.std) <= 0:
+            raise InputError(f"std is {self.std}; every number must be above 0, since the images are divided by them")
         _ = self.geometry, self.preprocess  # what could not be exported is refused before it is trained
 
     @property

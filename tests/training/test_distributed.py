@@ -70,6 +70,15 @@ def test_all_processes_notice_a_divergence_at_the_same_step(two):
     assert two("diverge")["told"]
 
 
+def test_processes_that_find_different_checkpoints_are_refused(two):
+    assert two("apart")["refused"]
+
+
+def test_what_any_process_has_lost_is_known_to_the_first(two):
+    found = two("lost")
+    assert found["rows"] == 2 and found["names"].tolist() == [0, 1]
+
+
 def test_the_queues_of_all_processes_are_resumed(two):
     """The checkpoint is written by one process, and each has embeddings of its own in its queue."""
     whole, resumed = two("train_queue"), two("resume_queue")

@@ -36,29 +36,24 @@ def data(tmp_path):
 
 @pytest.mark.slow
 def test_slices_end_in_scores(data, tmp_path):
+    names = {"simsiam-r18.cifar10_200ep": "cifar10", "swav-r18.cifar10": "cifar10", "simclr-r18.tin": "imagenette"}
+
     def work(minutes):
         command = [sys.executable, "-m", "training.gpu_zoo", "--cifar10", data, "--device", "cpu", "-o", tmp_path / "z"]
-        command += [
-            "--minutes",
-            minutes,
-            "--only",
-            "simsiam-r18.cifar10_200ep",
-            "swav-r18.cifar10",
-            "--set",
-            *SMALL,
-        ]
+        command += ["--tinyimagenet", data, "--imagenette", data, "--minutes", minutes]
+        command += ["--only", *names, "--set", *SMALL]
         root = Path(__file__).parents[2]
         return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, cwd=root)
 
     first = work(0.001)
     assert first.returncode == gpu_zoo.UNFINISHED, first.stderr
-    assert first.stdout.count("not finished") == 2
+    assert first.stdout.count("not finished") == 3
     second = work(9)
     assert second.returncode == 0, second.stderr
-    assert "not finished" not in second.stdout and "(81.9)" in second.stdout and "(88.4)" in second.stdout
-    for name in ("simsiam-r18.cifar10_200ep", "swav-r18.cifar10"):
+    assert "not finished" not in second.stdout and all(bar in second.stdout for bar in ("(81.9)", "(88.4)", "(75.0)"))
+    for name, judge in names.items():
         scores = json.loads((tmp_path / "z" / name / "result.json").read_text())
-        assert scores.pop("data") == "cifar10"
+        assert scores.pop("data") == judge
         assert set(scores) == {"encoder", "random weights", "raw pixels"}
         assert all(0 <= value <= 1 for role in scores.values() for value in role.values())
         assert (tmp_path / "z" / name / "model" / "model.safetensors").is_file()

@@ -1,7 +1,10 @@
 """From a folder of images to a model folder that the runtime loads, by the commands a user types."""
 
+import dataclasses
 import json
+import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import sslzoo
 from sslzoo import hub
 from sslzoo.errors import InputError
 from training import __main__ as cli
-from training import recipe
+from training import export, facts, recipe
 
 
 @pytest.fixture
@@ -114,10 +117,26 @@ def test_what_a_diverged_run_left_is_replaced(run, photos, tmp_path):
         path.relative_to(photos).as_posix() for path in photos.rglob("*") if path.is_file()
     }
     (tmp_path / "r" / "log.jsonl").write_text('{"step": 1, "loss": NaN}\n')  # as it leaves one that got further
+    (tmp_path / "r" / "recipe.toml").touch()
     assert run(*go)[0] in (0, None)
     lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6]
     assert not (tmp_path / "r" / "diverged.json").exists()
+
+
+def test_a_run_that_begins_overwrites_no_encoder_and_nothing_of_others(run, photos, tmp_path):
+    go = ("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--max-minutes", "0")
+    for name in ("model", "log.jsonl"):
+        (tmp_path / "r" / name).mkdir(parents=True)
+        code, _, err = run(*go)
+        assert code == 1 and err.startswith(
+            f"error: r/{name} is there, and no checkpoint to go on from; choose another"
+        )
+        (tmp_path / "r" / name).rmdir()
+    assert run(*go)[0] == 75
+    shutil.copytree(photos, tmp_path / "p")
+    code, _, err = run(*go, "--data", "p", "-o", "p/r")
+    assert code == 1 and "p/r lies inside p, whose images it learns from" in err
 
 
 def test_a_resumed_log_holds_each_step_once(tmp_path):
@@ -153,7 +172,7 @@ def test_the_exported_backbone_is_the_trained_one(run, photos, tmp_path):
             torch.testing.assert_close(value, state[f"backbone.{name}"], rtol=1e-3, atol=1e-6)
 
 
-def test_stopping_and_going_on(run, photos, tmp_path):
+def test_stopping_and_going_on(run, photos, tmp_path, monkeypatch):
     code, out, _ = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--max-minutes", "0")
     assert code == 75  # EX_TEMPFAIL of sysexits.h
     assert "stopped" in out
@@ -165,6 +184,38 @@ def test_stopping_and_going_on(run, photos, tmp_path):
     assert "finished" in out and "begins anew" not in err
     stopped = (*SMALL, "--max-minutes", "0", "--resume")
     assert "other holds no run yet" in run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "other", *stopped)[2]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # under torchrun, which takes another code for a crash
+    assert run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "third", *stopped)[0] in (0, None)
+    (tmp_path / "third" / "run.json").write_text('{"processes": 8, "threads": 1}')
+    assert run("export", "third", "-o", "m")[0] in (0, None)
+    assert "8 processes of 1 thread, torch" in (tmp_path / "m" / "README.md").read_text()
+
+
+def test_a_second_sigterm_lets_it_save_and_a_second_ctrl_c_does_not():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stop = cli.stop_condition(None)
+        assert not stop()
+        for _ in range(2):  # from the service manager, and from torchrun
+            signal.raise_signal(signal.SIGTERM)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_the_code_that_made_it_is_told_where_git_knows_it(monkeypatch):
+    assert re.fullmatch("[0-9a-f]{40}(-dirty)?|", facts.commit())
+    monkeypatch.setenv("PATH", "")
+    assert facts.commit() == ""
+
+
+def test_a_score_wants_a_name(run, photos):
+    run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL, "--max-minutes", "0")
+    code, _, err = run("export", "r", "-o", "m", "--score", "imagenette")
+    assert code == 1 and "--score 'imagenette' has no '='; write --score NAME=FOLDER" in err
 
 
 def test_what_a_run_took_is_told_over_all_its_starts(run, photos, tmp_path, monkeypatch):
@@ -242,12 +293,27 @@ def test_what_a_run_began_from_is_told_by_what_it_made(run, photos, model_folder
     theirs = hub.read_config(model_folder)
     assert run(*go, "--resume")[0] in (0, None)
     facts = json.loads((tmp_path / "r" / "run.json").read_text())
-    assert (facts["init"], facts["init_license"]) == (theirs.name, theirs.license)
+    assert (facts["init"], facts["init_sha256"], facts["init_license"]) == (theirs.name, theirs.sha256, theirs.license)
     made = hub.read_config(tmp_path / "r" / "model")
     assert theirs.name in made.trained_on and theirs.license in made.data_terms
     card = (tmp_path / "r" / "model" / "README.md").read_text()
     assert theirs.name in card and "`recipe.toml`" in card
     assert recipe.load(str(tmp_path / "r" / "model" / "recipe.toml")).batch_size == 4
+
+
+def test_the_terms_of_what_a_run_began_from_follow_one_another():
+    ours = export.Provenance(trained_on="cats", data_terms="free", license="mit")
+    first = export.continued(
+        ours, {"init": "a", "init_sha256": "0123456789", "init_license": "mit", "init_data_terms": "free"}
+    )
+    assert first.trained_on == "cats, beginning with the weights of a (sha256 01234567…)"
+    assert first.data_terms == "free; the same for a (sha256 01234567…), whose weights are mit"
+    facts = {"init": "b", "init_license": "cc0-1.0", "init_data_terms": first.data_terms}
+    assert export.continued(ours, facts).data_terms == (
+        "free; the same for b, whose weights are cc0-1.0, and a (sha256 01234567…), whose weights are mit"
+    )
+    other = dataclasses.replace(ours, data_terms="none")
+    assert export.continued(other, facts).data_terms == f"none; for b, whose weights are cc0-1.0: {first.data_terms}"
 
 
 def test_a_device_that_is_not_there(run, photos):
@@ -276,9 +342,11 @@ def test_a_finished_run_says_so_and_a_refused_resume_changes_nothing(run, photos
     command = ["simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", *SMALL]
     assert "finished" in run(*command)[1]
     record = (tmp_path / "r" / "recipe.toml").read_bytes(), (tmp_path / "r" / "run.json").read_bytes()
-    shutil.rmtree(tmp_path / "r" / "model")
+    weights = tmp_path / "r" / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"of an earlier stop")  # as a kill before the last write leaves it
     _, out, _ = run(*command, "--resume")
-    assert (tmp_path / "r" / "model" / "model.safetensors").is_file()
+    assert weights.read_bytes() == whole
     assert f"is finished already; next: sslzoo embed {photos} -m r/model" in out
     code, _, error = run(*command, "--resume", "--set", "lr_per_256=9.0")
     assert code == 1 and "lr_per_256 0.3, not 9.0" in error
@@ -296,6 +364,11 @@ def test_a_finished_run_says_so_and_a_refused_resume_changes_nothing(run, photos
     [
         ("views.5.size=3", "names no place"),
         ("method_options.foo=3", "method_options has no 'foo'; simclr has:"),
+        ("method_options.temperature=warm", "method_options.temperature is 'warm'; it must be of the kind of 0.1"),
+        ("method_options.hidden=0.5", "method_options.hidden is 0.5; it must be of the kind of 2048"),
+        ("std=[0, 0, 0]", "every number must be above 0"),
+        ("views.0.scale=[1.0]", "scale of a view is (1.0,); give the smallest and the largest, for example [0.2, 1.0]"),
+        ("views.0.jitter=[0.4]", "give brightness, contrast, saturation and hue"),
         ("epochs=0", "how often each image is seen"),
         ("seed=-1", "a whole number of 0 or more"),
         ("views.0.size=0", "views have a size of 0 px"),

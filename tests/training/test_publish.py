@@ -17,7 +17,7 @@ from sslzoo import hub, registry
 from sslzoo.spec import EncoderSpec
 from tests.conftest import draw
 from tests.hub_servers import hub_server, serving
-from training import picture
+from training import export, picture
 
 ROOT = Path(__file__).parent.parent.parent
 OURS = registry.PACKAGE_ENCODER
@@ -250,6 +250,7 @@ def test_the_published_cards_are_what_the_program_writes_and_their_code_runs(tmp
         data = ModelCard(card).data
         assert data.library_name == "sslzoo"
         assert len(data.eval_results) == len(spec.scores)
+        assert export.score_table(spec) in card
         for target in re.findall(r"!\[.*?\]\((.*?)\)", card):
             assert (folder / target).stat().st_size < 500_000
         for name in ("a.jpg", "b.jpg"):
@@ -296,6 +297,49 @@ def test_a_registered_folder_loads_by_name_from_the_checkout_and_is_published_la
     assert "give it a name of its own" in run("register", folder, ok=False)
     shutil.rmtree(folder)
     assert run(code=load).strip() == "byol-r18.mine"  # now from the Hub
+
+
+def test_better_weights_take_their_place_inside_the_package_before_its_first_push(run, checkout, tmp_path):
+    folder, inside = checkout / "hub_cards" / OURS, checkout / "weights" / OURS
+    shutil.copytree(hub.PACKAGE / OURS, inside)
+    sslzoo.load("random-r18", device="cpu").save_pretrained(tmp_path / "again")
+    shutil.copy(tmp_path / "again" / hub.WEIGHTS, folder)
+    pinned = {key: json.loads((tmp_path / "again" / hub.CONFIG).read_text())[key] for key in ("sha256", "size_bytes")}
+    config = json.loads((folder / hub.CONFIG).read_text()) | pinned
+    (folder / hub.CONFIG).write_text(json.dumps(config))
+    code = COMMAND.replace("hub.CARDS =", "hub.PACKAGE = root / 'weights'\nhub.CARDS =")
+    assert f"wrote package:{OURS}" in run("register", folder, code=code)
+    entry = json.loads((checkout / "zoo" / f"{OURS}.json").read_text())
+    assert (entry["sha256"], entry["sources"]) == (pinned["sha256"], [f"package:{OURS}"])
+    assert hub.sha256(inside / hub.WEIGHTS) == pinned["sha256"]
+    assert json.loads((inside / hub.CONFIG).read_text()) == config
+    entry["sources"].append("hf-hub:me/it@0123")
+    (checkout / "zoo" / f"{OURS}.json").write_text(json.dumps(entry))
+    shutil.copy(hub.PACKAGE / OURS / hub.WEIGHTS, folder)
+    shutil.copy(hub.PACKAGE / OURS / hub.CONFIG, folder)
+    assert "give it a name of its own" in run("register", folder, code=code, ok=False)
+
+
+def test_what_we_trained_is_better_than_random_weights_and_tells_how_it_was_made():
+    for config in (ROOT / "hub_cards").glob("[!.]*/config.json"):
+        spec = hub.read_config(config.parent)
+        for data in ("imagenette", "caltech101"):
+            scores = [score for score in spec.scores if score.dataset.startswith(data)]
+            assert {score.metric for score in scores} == {"knn_top1", "linear_top1"}
+            assert all(score.value - score.random_weights > score.gain_interval > 0 for score in scores)
+        facts = json.loads((config.parent / "run.json").read_text())
+        told = {
+            "commit",
+            "processor",
+            "threads",
+            "torch",
+            "images",
+            "minutes",
+            "images_per_second",
+            "seconds_per_epoch",
+        }
+        assert told <= set(facts)
+        assert facts["seconds_per_epoch"] * facts["images_per_second"] == pytest.approx(facts["images"], rel=0.03)
 
 
 def test_every_folder_of_hub_cards_is_in_the_zoo():

@@ -11,6 +11,8 @@ from torch import nn
 
 from sslzoo.errors import InputError
 from training import distributed, engine, norms, recipe
+from training.__main__ import end
+from training.data import Stream
 from training.methods import MoCo, SimCLR, SwAV
 from training.methods.swav import sinkhorn
 
@@ -134,6 +136,30 @@ def diverge():
     return {"told": torch.tensor(False)}
 
 
+def apart():
+    """A run folder for each process, as on two machines without a shared disk: one of them finds a checkpoint."""
+    out = Path(os.environ["RUN_FOLDER"])
+    train(out, steps=4)
+    torch.distributed.barrier()
+    try:
+        train(out if distributed.rank() == 0 else out.with_name("other"))
+    except InputError as error:
+        return {"refused": torch.tensor("different checkpoints" in str(error))}
+    return {"refused": torch.tensor(False)}
+
+
+class Lost(Stream):
+    """Holds what a stream has lost, and nothing else."""
+
+    def __init__(self, row):
+        self.lost = {row: (f"{row}.png", "gone")}
+
+
+def lost():
+    images = Lost(distributed.rank())
+    return {"rows": torch.tensor(end(images)), "names": torch.tensor(sorted(images.lost))}
+
+
 QUEUED = {"kind": SwAV, "hidden": 8, "prototypes": 5, "queue": 8}
 
 
@@ -148,7 +174,8 @@ def resume_queue():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     distributed.start()
+    rank = distributed.rank()
     result = globals()[sys.argv[1]]()
-    if distributed.rank() == 0:
+    if rank == 0:
         torch.save(result, sys.argv[2])
     distributed.end()

@@ -47,7 +47,8 @@ def load(
     Images that are `size` px square already keep their pixels. An image that can't be decoded is left out and listed;
     raises InputError when none is left. `storage` "auto" keeps them in memory where half of what is free holds them;
     "memory" and "stream" force it. A stream decodes every file once before it is used, to find those that can't be;
-    `known`, an earlier `summary` of the same files, spares that. `decode` is `Stream`'s. `limit` keeps so many in memory,
+    `known`, an earlier `summary` of the same files, spares that, and decides "auto" of Parquet as it was decided then.
+    `decode` is `Stream`'s. `limit` keeps so many in memory,
     taken evenly from the whole: a folder's first images are all of its first class. With `whole` the pictures are not
     cropped and at most `size` px on the short side, which a stream alone can give; what `limit` keeps and a stream's
     `sample` are prepared by it.
@@ -55,6 +56,8 @@ def load(
     if whole is not None and storage == "memory":
         raise InputError("whole pictures differ in size and are streamed; add --set storage=auto, or --set square=true")
     rows = rows_of(path)
+    if storage == "auto" and known and isinstance(rows, Tables):  # whose order depends on it
+        storage = str(known.get("storage", storage))
     streamed = storage == "stream" or whole is not None
     if limit is None and storage != "memory":
         if rows is None and streamed:
