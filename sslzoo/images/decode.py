@@ -18,6 +18,7 @@ import hashlib
 import io
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -82,6 +83,10 @@ for _mode in ("RGB", "RGBX", "RGBA", "CMYK"):
 STEPS = {"L;2": 85, "L;4": 17}
 
 
+#: Pillow reads an image's pixels when they are first asked for, and one that is given several times is asked by several
+#: threads. There are many locks, so that other images rarely wait; an address in memory is a multiple of 16
+LOCKS = [threading.Lock() for _ in range(61)]
+
 #: A filter of warnings: decoders warn of bombs and odd metadata; our limit and errors speak instead
 QUIET = ("ignore", None, Warning, re.compile(r"(PIL|pillow_heif|sslzoo\.images)\b"), 0)
 
@@ -126,7 +131,8 @@ def decode(
     try:
         with _quiet():
             if isinstance(source, Image.Image):
-                return _to_rgb(source, source.size, policy)
+                with LOCKS[id(source) // 16 % len(LOCKS)]:
+                    return _to_rgb(source, source.size, policy)
             if is_heif(source):
                 image, several = _open_heif(source, policy.pixel_limit)
                 decoded = _to_rgb(image, image.size, policy)
