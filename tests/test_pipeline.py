@@ -10,6 +10,7 @@ import tarfile
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import sslzoo
 from sslzoo import backends, registry
@@ -477,3 +478,14 @@ def test_what_half_precision_does_not_hold_is_said(mixed, tmp_path, monkeypatch)
     monkeypatch.setattr(backends.PixelsBackend, "__call__", loud)
     with pytest.raises(InputError, match=r"vector of bars/0\.jpg has 70000, more than float16 holds"):
         sslzoo.embed(mixed, "pixels-32", tmp_path / "e", dtype="float16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_vectors_that_are_not_finite_are_never_written(mixed, tmp_path, dtype):
+    large = sslzoo.load("random-r18", device="cpu")
+    with torch.no_grad():
+        large.backbone.conv1.weight.mul_(1e38)  # beyond float32 a layer later, as a large network's numbers are in fp16
+    for out in (None, tmp_path / "e"):
+        with pytest.raises(InputError, match=r"vector of bars/0\.jpg has .* not finite.*--overwrite --precision fp32"):
+            sslzoo.embed(mixed, large, out, dtype=dtype)
+    assert not (tmp_path / "e").exists()
