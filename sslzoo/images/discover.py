@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sslzoo.images.sources.folder import FileReader, FolderReader, FoldersReader
 from sslzoo.images.sources.item import Item, Reader, Summary, is_image_name
 from sslzoo.images.sources.location import file_system, is_url, stamp_of
 from sslzoo.images.sources.memory import MemoryReader
-from sslzoo.images.sources.table import DatasetReader, ParquetReader, holds_images
+from sslzoo.images.sources.table import DatasetReader, ParquetReader, common_type, holds_images
 
 __all__ = ["Item", "Reader", "Source", "Summary", "class_names", "discover", "open_source", "parts", "split", "state"]
 
@@ -231,7 +232,24 @@ class _Chain:
 
     def __init__(self, readers: list[Reader]) -> None:
         self.readers = readers
-        self.columns: Mapping[str, str] = {name: kind for reader in readers for name, kind in reader.columns.items()}
+
+    @cached_property
+    def columns(self) -> Mapping[str, str]:
+        """Those of all, of types that hold the values of all; raises InputError where there is none."""
+        kinds, places = dict[str, str](), dict[str, str]()
+        for reader in self.readers:
+            place = str(getattr(reader, "location", ""))
+            for name, kind in reader.columns.items():
+                try:
+                    joined = common_type(kinds.get(name, kind), kind)
+                except TypeError:
+                    raise InputError(
+                        f"column {name} is {kinds[name]} in {places[name]} and {kind} in {place}; "
+                        "give it one type in both, or embed them into folders of their own"
+                    ) from None
+                if joined != kinds.get(name):
+                    kinds[name], places[name] = joined, place
+        return kinds
 
     def count(self) -> int | None:
         counts = [reader.count() for reader in self.readers]
