@@ -326,6 +326,26 @@ def test_update_takes_whatever_names_files(mixed, tmp_path, monkeypatch):
         np.testing.assert_array_equal(updated.vectors, fresh.vectors)
 
 
+def test_update_finds_rows_again_in_any_order(mixed, tmp_path, monkeypatch):
+    names = [str(mixed / name) for name in ("circles/4.png", "bars/3.jpg", "bars/1.jpg", "circles/0.png", "bars/5.jpg")]
+    other, folder = str(mixed / "bars" / "0.jpg"), str(mixed / "circles")
+    opened = []
+    pixels = read.pixels
+    monkeypatch.setattr(read, "pixels", lambda item, *rest: opened.append(item.id) or pixels(item, *rest))
+    for before, after, made, counts in (
+        (names, names, [], {"kept": 5, "changed": 0, "added": 0, "dropped": 0}),
+        (names, [names[4], other, *names[:3]], [other], {"kept": 4, "changed": 0, "added": 1, "dropped": 1}),
+        ([folder, names[1]], [folder, names[1]], [], {"kept": 7, "changed": 0, "added": 0, "dropped": 0}),
+    ):
+        sslzoo.embed(before, "pixels-32", tmp_path / "e", part_size=2, overwrite=True)
+        opened.clear()
+        updated = sslzoo.embed(after, "pixels-32", tmp_path / "e", update=True)
+        assert (opened, updated.manifest["update"]) == (made, counts)
+        fresh = sslzoo.embed(after, "pixels-32")
+        assert updated.ids == fresh.ids
+        np.testing.assert_array_equal(updated.vectors, fresh.vectors)
+
+
 def test_shards_in_any_order_give_the_whole(mixed, encoder, tmp_path):
     whole = sslzoo.embed(mixed, encoder, tmp_path / "whole", part_size=3)
     with pytest.raises(InputError, match="not an embeddings folder"):

@@ -211,7 +211,7 @@ def _tell_typos(source: str | list[str], model: str | None) -> None:
 
 
 def _one(sources: list[str]) -> str | list[str]:
-    """What was named, alone or as a list in the order of a walk, by which --update finds rows again; a shell has its own.
+    """What was named, alone or as a list in the order of a walk; a shell has its own, which differs between machines.
 
     Raises InputError for what can't stand in a list.
     """

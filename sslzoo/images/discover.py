@@ -63,7 +63,7 @@ def open_source(source: Source) -> Reader:
     if any(found) and (lost := [name for name, some in zip(named, found, strict=True) if not some]):
         raise InputError(f"{lost[0]} does not exist, one of {len(named)} that {source} stands for; name those that do")
     if any(found):
-        # in the order of a folder's walk, by which --update finds rows again
+        # in the order of a folder's walk
         walked = sorted(itertools.chain.from_iterable(found), key=lambda match: match.split("/"))
         return _of_matches(walked, deep="**" in str(source))
     raise InputError(
