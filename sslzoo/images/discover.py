@@ -22,7 +22,19 @@ from sslzoo.images.sources.location import file_system, is_url, stamp_of
 from sslzoo.images.sources.memory import MemoryReader
 from sslzoo.images.sources.table import DatasetReader, ParquetReader, common_type, holds_images
 
-__all__ = ["Item", "Reader", "Source", "Summary", "class_names", "discover", "open_source", "parts", "split", "state"]
+__all__ = [
+    "Item",
+    "Reader",
+    "Source",
+    "Summary",
+    "archives_state",
+    "class_names",
+    "discover",
+    "open_source",
+    "parts",
+    "split",
+    "state",
+]
 
 LISTS = (".txt", ".lst", ".list")
 IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF87a", b"GIF89a")  # how those begin that are likeliest piped in
@@ -73,7 +85,7 @@ def open_source(source: Source) -> Reader:
 
 def parts(reader: Reader) -> list[Reader]:
     """The readers that a chain of files is made of; of any other reader, itself."""
-    return reader.readers if isinstance(reader, _Chain) else [reader]
+    return [part for one in reader.readers for part in parts(one)] if isinstance(reader, _Chain) else [reader]
 
 
 def discover(source: Source, summary: Summary | None = None) -> Iterator[Item]:
@@ -95,6 +107,13 @@ def state(source: Source) -> str:
         for key in keys:
             digest.update(f"{key}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def archives_state(reader: Reader) -> str | None:
+    """A hash of the sizes and times of the local archives and tables that are read, wherever they lie; None without any."""
+    locations = (getattr(part, "location", None) for part in parts(reader))
+    stamps = [stamp_of(location) for location in locations if location is not None]
+    return hashlib.sha256(repr(stamps).encode()).hexdigest() if any(stamps) else None
 
 
 def class_names(source: Source) -> list[str]:

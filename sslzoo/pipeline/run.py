@@ -114,6 +114,7 @@ def embed_shard(
     job, choices = as_before(output, model, job, {"precision": "auto", "backend": "auto", **options})
     run = _open(model, job, output.kept, choices)
     manifest = job.manifest(run)
+    manifest.pop("source_state", None)  # a machine may read a copy of its own, with another time
     writer = output.writer(manifest, run.files)
     if output.finished and output.earlier is not None:
         return output.earlier
