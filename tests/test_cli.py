@@ -232,7 +232,8 @@ def test_shards_report_as_the_whole_does(run, photos, tmp_path, monkeypatch):
 def test_options_that_a_folder_has_settled_are_said_to_go_for_nothing(run, photos):
     run("embed", photos, "-o", "e", "-m", "pixels-32", "-q", "--dtype", "float16", "-b", 4)
     code, _, err = run("embed", photos, "-o", "e", "-m", "pixels-32", "-q", "--resume", "--precision", "auto", "-b", 4)
-    assert (code, err) == (0, "")
+    finished = "e is finished already; add --update for what is new or changed"
+    assert (code, err) == (0, f"{finished}\n")
     given = ("-b", 2, "--precision", "bf16", "--backend", "torch", "--dtype", "float32", "--deterministic")
     for option in ("--resume", "--update"):
         code, _, err = run("embed", photos, "-o", "e", "-m", "pixels-32", "-q", option, *given)
@@ -243,6 +244,7 @@ def test_options_that_a_folder_has_settled_are_said_to_go_for_nothing(run, photo
             "--backend torch is ignored: e was begun with backend numpy",
             "--deterministic is ignored: e was begun with deterministic False",
             "--dtype float32 is ignored: e was begun with dtype float16",
+            *([finished] if option == "--resume" else []),
         ]
 
 

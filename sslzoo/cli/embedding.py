@@ -181,6 +181,8 @@ def embed(
     if share is not None:
         _print_shard(result, out, f"{share[0]}/{share[1]}", as_json)
         return
+    if prepared.finished:
+        typer.echo(f"{out} is finished already; add --update for what is new or changed", err=True)
     _write_format(out, format)
     _print_result(result, out, as_json)
 
