@@ -248,6 +248,13 @@ def test_options_that_a_folder_has_settled_are_said_to_go_for_nothing(run, photo
         ]
 
 
+def test_a_batch_size_beside_deterministic_is_said_to_go_for_nothing(run, photos):
+    command = ("embed", photos, "-o", "e", "-m", "pixels-32", "-q", "--deterministic", "--overwrite", "-b")
+    code, _, err = run(*command, 64)
+    assert (code, err) == (0, "--batch-size 64 is ignored: --deterministic computes in batches of 16\n")
+    assert run(*command, 16)[2] == ""
+
+
 def test_the_default_output_is_never_an_option(run, photos, tmp_path, monkeypatch):
     listed = "".join(f"{path}\n" for path in sorted(photos.rglob("*.*g")))
     monkeypatch.setattr(sys, "stdin", io.StringIO(listed))

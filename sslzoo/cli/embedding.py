@@ -106,6 +106,7 @@ def embed(
     from sslzoo.embeddings import is_embeddings, read_manifest
     from sslzoo.images.decode import PIXEL_LIMIT, Policy
     from sslzoo.pipeline import plan, run
+    from sslzoo.pipeline.job import DETERMINISTIC_BATCH
     from sslzoo.pipeline.output import prepare_output
 
     make_lean()
@@ -148,6 +149,11 @@ def embed(
         raise
     if prepared.earlier is not None:
         _say_ignored(ctx, prepared.earlier, out)
+    elif deterministic and batch_size not in (0, DETERMINISTIC_BATCH):
+        typer.echo(
+            f"--batch-size {batch_size} is ignored: --deterministic computes in batches of {DETERMINISTIC_BATCH}",
+            err=True,
+        )
     if share is not None:
         whole: Callable[..., Any] = partial(run.embed_shard, shard=share[0], shards=share[1])
         wanted = {}
