@@ -1,5 +1,6 @@
 """Every back end gives torch's vectors, in torch's space; OpenVINO does so without torch and without a word to any host."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -118,6 +119,22 @@ def test_a_compiled_graph_is_kept_and_a_damaged_one_made_again(model_folder, mon
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path / "file"))  # nothing can be written there
     np.testing.assert_allclose(vectors(), first, rtol=1e-5)
+
+
+def test_a_cache_that_cannot_be_mapped_into_memory_costs_time_alone(model_folder, batch, monkeypatch, tmp_path):
+    pytest.importorskip("openvino")
+    from sslzoo.backends import openvino_backend
+
+    monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path))
+    images = np.tile(batch[:2], (1, 3, 3, 1))
+    first = open_backend(f"local-dir:{model_folder}", device="cpu", backend="openvino")(images)
+
+    def mmap(*arguments, **options):  # as on a file system of a kind that this machine doesn't have
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(openvino_backend.mmap, "mmap", mmap)
+    made = open_backend(f"local-dir:{model_folder}", device="cpu", backend="openvino")(images)
+    np.testing.assert_array_equal(made, first)
 
 
 def test_auto_takes_openvino_where_it_is_and_the_weights_are_a_file(folder):

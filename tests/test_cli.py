@@ -232,7 +232,8 @@ def test_shards_report_as_the_whole_does(run, photos, tmp_path, monkeypatch):
 def test_options_that_a_folder_has_settled_are_said_to_go_for_nothing(run, photos):
     run("embed", photos, "-o", "e", "-m", "pixels-32", "-q", "--dtype", "float16", "-b", 4)
     code, _, err = run("embed", photos, "-o", "e", "-m", "pixels-32", "-q", "--resume", "--precision", "auto", "-b", 4)
-    assert (code, err) == (0, "")
+    finished = "e is finished already; add --update for what is new or changed"
+    assert (code, err) == (0, f"{finished}\n")
     given = ("-b", 2, "--precision", "bf16", "--backend", "torch", "--dtype", "float32", "--deterministic")
     for option in ("--resume", "--update"):
         code, _, err = run("embed", photos, "-o", "e", "-m", "pixels-32", "-q", option, *given)
@@ -243,7 +244,15 @@ def test_options_that_a_folder_has_settled_are_said_to_go_for_nothing(run, photo
             "--backend torch is ignored: e was begun with backend numpy",
             "--deterministic is ignored: e was begun with deterministic False",
             "--dtype float32 is ignored: e was begun with dtype float16",
+            *([finished] if option == "--resume" else []),
         ]
+
+
+def test_a_batch_size_beside_deterministic_is_said_to_go_for_nothing(run, photos):
+    command = ("embed", photos, "-o", "e", "-m", "pixels-32", "-q", "--deterministic", "--overwrite", "-b")
+    code, _, err = run(*command, 64)
+    assert (code, err) == (0, "--batch-size 64 is ignored: --deterministic computes in batches of 16\n")
+    assert run(*command, 16)[2] == ""
 
 
 def test_the_default_output_is_never_an_option(run, photos, tmp_path, monkeypatch):

@@ -5,9 +5,11 @@ import multiprocessing
 import os
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -144,14 +146,43 @@ def test_a_list_that_changed_is_made_again_where_it_did(source, out, tmp_path):
 
 def test_an_archive_that_changed_is_refused(source, out, tmp_path):
     paths = sorted(source.rglob("*.png"))
+    url = f"file://{tmp_path}/images.tar"  # of a URL neither size nor time is known
     for first in (0, 1):
         with tarfile.open(tmp_path / "images.tar", "w") as tar:
             for path in paths[first:]:
                 tar.add(path, path.name)
         if first == 0:
-            interrupt(tmp_path / "images.tar", out)
+            interrupt(url, out)
     with pytest.raises(InputError, match=r"changed since part 0 .*--overwrite"):
-        embed(tmp_path / "images.tar", out, resume=True)
+        embed(url, out, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["zip", "parquet"])
+def test_an_archive_that_was_written_anew_under_the_same_names_is_refused(source, out, tmp_path, kind):
+    archive, moved = tmp_path / f"x.{kind}", tmp_path / "moved" / f"x.{kind}"
+    paths = sorted(source.rglob("*.png"))
+
+    def write(time):
+        if kind == "parquet":
+            pq.write_table(pa.table({"image": [path.read_bytes() for path in paths]}), archive)
+        else:
+            with zipfile.ZipFile(archive, "w") as file:
+                for path in paths:
+                    file.write(path, path.name)
+        os.utime(archive, (time, time))
+
+    write(1)
+    interrupt([archive], out)
+    moved.parent.mkdir()
+    embed([shutil.move(archive, moved)], out, resume=True)
+    check([moved], out)
+    write(1)
+    interrupt([archive], out, overwrite=True)
+    for i, path in enumerate(paths):
+        paint(path, 15 - i)
+    write(2)
+    with pytest.raises(InputError, match=r"with the same source in another state .*by size and time.*--overwrite"):
+        embed([archive], out, overwrite=True, resume=True)
 
 
 def test_parts_without_a_manifest_are_not_trusted(source, out):

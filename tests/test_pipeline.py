@@ -10,6 +10,7 @@ import tarfile
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import sslzoo
 from sslzoo import backends, registry
@@ -325,6 +326,26 @@ def test_update_takes_whatever_names_files(mixed, tmp_path, monkeypatch):
         np.testing.assert_array_equal(updated.vectors, fresh.vectors)
 
 
+def test_update_finds_rows_again_in_any_order(mixed, tmp_path, monkeypatch):
+    names = [str(mixed / name) for name in ("circles/4.png", "bars/3.jpg", "bars/1.jpg", "circles/0.png", "bars/5.jpg")]
+    other, folder = str(mixed / "bars" / "0.jpg"), str(mixed / "circles")
+    opened = []
+    pixels = read.pixels
+    monkeypatch.setattr(read, "pixels", lambda item, *rest: opened.append(item.id) or pixels(item, *rest))
+    for before, after, made, counts in (
+        (names, names, [], {"kept": 5, "changed": 0, "added": 0, "dropped": 0}),
+        (names, [names[4], other, *names[:3]], [other], {"kept": 4, "changed": 0, "added": 1, "dropped": 1}),
+        ([folder, names[1]], [folder, names[1]], [], {"kept": 7, "changed": 0, "added": 0, "dropped": 0}),
+    ):
+        sslzoo.embed(before, "pixels-32", tmp_path / "e", part_size=2, overwrite=True)
+        opened.clear()
+        updated = sslzoo.embed(after, "pixels-32", tmp_path / "e", update=True)
+        assert (opened, updated.manifest["update"]) == (made, counts)
+        fresh = sslzoo.embed(after, "pixels-32")
+        assert updated.ids == fresh.ids
+        np.testing.assert_array_equal(updated.vectors, fresh.vectors)
+
+
 def test_shards_in_any_order_give_the_whole(mixed, encoder, tmp_path):
     whole = sslzoo.embed(mixed, encoder, tmp_path / "whole", part_size=3)
     with pytest.raises(InputError, match="not an embeddings folder"):
@@ -477,3 +498,14 @@ def test_what_half_precision_does_not_hold_is_said(mixed, tmp_path, monkeypatch)
     monkeypatch.setattr(backends.PixelsBackend, "__call__", loud)
     with pytest.raises(InputError, match=r"vector of bars/0\.jpg has 70000, more than float16 holds"):
         sslzoo.embed(mixed, "pixels-32", tmp_path / "e", dtype="float16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_vectors_that_are_not_finite_are_never_written(mixed, tmp_path, dtype):
+    large = sslzoo.load("random-r18", device="cpu")
+    with torch.no_grad():
+        large.backbone.conv1.weight.mul_(1e38)  # beyond float32 a layer later, as a large network's numbers are in fp16
+    for out in (None, tmp_path / "e"):
+        with pytest.raises(InputError, match=r"vector of bars/0\.jpg has .* not finite.*--overwrite --precision fp32"):
+            sslzoo.embed(mixed, large, out, dtype=dtype)
+    assert not (tmp_path / "e").exists()

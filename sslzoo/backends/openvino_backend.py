@@ -111,16 +111,21 @@ class OpenVinoBackend(Immediate):
         path = user_cache() / "openvino" / f"{key}.blob"
         if (cached := self._from_cache(path)) is not None:
             return cached
+        compiled = self._from_graph(size)
+        if not keep(path, compiled.export_model().getbuffer()):
+            return compiled
+        del compiled  # mapped from the file, it takes less memory
+        return_freed_memory()
+        mapped = self._from_cache(path)
+        return self._from_graph(size) if mapped is None else mapped  # not every file system can map
+
+    def _from_graph(self, size: int) -> Any:
         model = self._graph(size)
         return_freed_memory()  # the weights as they were read
         compiled = self._core.compile_model(model, "CPU", self._options)
         del model
         return_freed_memory()
-        if not keep(path, compiled.export_model().getbuffer()):
-            return compiled
-        del compiled  # mapped from the file, it takes less memory
-        return_freed_memory()
-        return self._from_cache(path)
+        return compiled
 
     def _graph(self, size: int) -> ov.Model:
         model = build_graph(hub.read(self.spec), self.spec)

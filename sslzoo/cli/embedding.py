@@ -106,6 +106,7 @@ def embed(
     from sslzoo.embeddings import is_embeddings, read_manifest
     from sslzoo.images.decode import PIXEL_LIMIT, Policy
     from sslzoo.pipeline import plan, run
+    from sslzoo.pipeline.job import DETERMINISTIC_BATCH
     from sslzoo.pipeline.output import prepare_output
 
     make_lean()
@@ -148,6 +149,11 @@ def embed(
         raise
     if prepared.earlier is not None:
         _say_ignored(ctx, prepared.earlier, out)
+    elif deterministic and batch_size not in (0, DETERMINISTIC_BATCH):
+        typer.echo(
+            f"--batch-size {batch_size} is ignored: --deterministic computes in batches of {DETERMINISTIC_BATCH}",
+            err=True,
+        )
     if share is not None:
         whole: Callable[..., Any] = partial(run.embed_shard, shard=share[0], shards=share[1])
         wanted = {}
@@ -181,6 +187,8 @@ def embed(
     if share is not None:
         _print_shard(result, out, f"{share[0]}/{share[1]}", as_json)
         return
+    if prepared.finished:
+        typer.echo(f"{out} is finished already; add --update for what is new or changed", err=True)
     _write_format(out, format)
     _print_result(result, out, as_json)
 
@@ -211,7 +219,7 @@ def _tell_typos(source: str | list[str], model: str | None) -> None:
 
 
 def _one(sources: list[str]) -> str | list[str]:
-    """What was named, alone or as a list in the order of a walk, by which --update finds rows again; a shell has its own.
+    """What was named, alone or as a list in the order of a walk; a shell has its own, which differs between machines.
 
     Raises InputError for what can't stand in a list.
     """

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,21 @@ from sslzoo.images.sources.folder import FileReader, FolderReader, FoldersReader
 from sslzoo.images.sources.item import Item, Reader, Summary, is_image_name
 from sslzoo.images.sources.location import file_system, is_url, stamp_of
 from sslzoo.images.sources.memory import MemoryReader
-from sslzoo.images.sources.table import DatasetReader, ParquetReader, holds_images
+from sslzoo.images.sources.table import DatasetReader, ParquetReader, common_type, holds_images
 
-__all__ = ["Item", "Reader", "Source", "Summary", "class_names", "discover", "open_source", "parts", "split", "state"]
+__all__ = [
+    "Item",
+    "Reader",
+    "Source",
+    "Summary",
+    "archives_state",
+    "class_names",
+    "discover",
+    "open_source",
+    "parts",
+    "split",
+    "state",
+]
 
 LISTS = (".txt", ".lst", ".list")
 IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF87a", b"GIF89a")  # how those begin that are likeliest piped in
@@ -62,7 +75,7 @@ def open_source(source: Source) -> Reader:
     if any(found) and (lost := [name for name, some in zip(named, found, strict=True) if not some]):
         raise InputError(f"{lost[0]} does not exist, one of {len(named)} that {source} stands for; name those that do")
     if any(found):
-        # in the order of a folder's walk, by which --update finds rows again
+        # in the order of a folder's walk
         walked = sorted(itertools.chain.from_iterable(found), key=lambda match: match.split("/"))
         return _of_matches(walked, deep="**" in str(source))
     raise InputError(
@@ -72,7 +85,7 @@ def open_source(source: Source) -> Reader:
 
 def parts(reader: Reader) -> list[Reader]:
     """The readers that a chain of files is made of; of any other reader, itself."""
-    return reader.readers if isinstance(reader, _Chain) else [reader]
+    return [part for one in reader.readers for part in parts(one)] if isinstance(reader, _Chain) else [reader]
 
 
 def discover(source: Source, summary: Summary | None = None) -> Iterator[Item]:
@@ -94,6 +107,13 @@ def state(source: Source) -> str:
         for key in keys:
             digest.update(f"{key}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def archives_state(reader: Reader) -> str | None:
+    """A hash of the sizes and times of the local archives and tables that are read, wherever they lie; None without any."""
+    locations = (getattr(part, "location", None) for part in parts(reader))
+    stamps = [stamp_of(location) for location in locations if location is not None]
+    return hashlib.sha256(repr(stamps).encode()).hexdigest() if any(stamps) else None
 
 
 def class_names(source: Source) -> list[str]:
@@ -231,7 +251,24 @@ class _Chain:
 
     def __init__(self, readers: list[Reader]) -> None:
         self.readers = readers
-        self.columns: Mapping[str, str] = {name: kind for reader in readers for name, kind in reader.columns.items()}
+
+    @cached_property
+    def columns(self) -> Mapping[str, str]:
+        """Those of all, of types that hold the values of all; raises InputError where there is none."""
+        kinds, places = dict[str, str](), dict[str, str]()
+        for reader in self.readers:
+            place = str(getattr(reader, "location", ""))
+            for name, kind in reader.columns.items():
+                try:
+                    joined = common_type(kinds.get(name, kind), kind)
+                except TypeError:
+                    raise InputError(
+                        f"column {name} is {kinds[name]} in {places[name]} and {kind} in {place}; "
+                        "give it one type in both, or embed them into folders of their own"
+                    ) from None
+                if joined != kinds.get(name):
+                    kinds[name], places[name] = joined, place
+        return kinds
 
     def count(self) -> int | None:
         counts = [reader.count() for reader in self.readers]

@@ -22,7 +22,7 @@ from sslzoo.backends.backend import Backend
 from sslzoo.embeddings import FORMAT, is_embeddings, part_files, storable
 from sslzoo.errors import ImageError, InputError, Interrupted
 from sslzoo.images.decode import DEFAULT, Policy
-from sslzoo.images.discover import LISTED, Item, Reader, Source, Summary, open_source
+from sslzoo.images.discover import LISTED, Item, Reader, Source, Summary, archives_state, open_source
 from sslzoo.images.read import Fast, read, read_or_reuse
 from sslzoo.images.sources.location import is_url
 from sslzoo.images.sources.table import holds_images
@@ -99,6 +99,7 @@ class Job:
             **({"agreement": run.agreement} if run.agreement else {}),
             "backend": run.engine,
             "source": describe(self.source),
+            **({"source_state": state} if (state := archives_state(self.reader)) else {}),
             "columns": dict(self.reader.columns),
             "dtype": self.dtype,
             "part_size": self.part_size,

@@ -100,13 +100,15 @@ def require_same(earlier: dict[str, Any], now: dict[str, Any], folder: Path) -> 
         ("decode", "decode", "decode policy"),
         ("space", "model", "model"),
         ("source", "source", "source"),
+        ("source_state", "source", "source"),
     ):
-        if earlier.get(key, now[key]) != now[key]:
+        if key in earlier and key in now and earlier[key] != now[key]:
             was, present = earlier[shown], now[shown]
             if was == present:
+                state = "files, by size and time," if noun == "source" else "weights, sizes or precision"
                 raise InputError(
-                    f"{folder} was begun with the same {noun} in another state ({was}: its weights, sizes or precision have"
-                    " changed since); choose another -o, or make it again: sslzoo embed … --overwrite"
+                    f"{folder} was begun with the same {noun} in another state ({was}: its {state} have changed since); "
+                    "choose another -o, or make it again: sslzoo embed … --overwrite"
                 )
             raise begun_with_another(folder, noun, was, present)
 

@@ -58,9 +58,10 @@ def embed(
     first images; with `int8`, the quantised
     graph in that embeddings folder is used. `workers` 0 takes one decode thread per processor, `batch_size` 0 is 16 on a
     CPU and 256 on a GPU. For a GPU, `decoder` "torch" decodes JPEG files there, and `compiled` runs the network through
-    torch.compile. `policy` is what may be chosen about decoding. `deterministic` computes in batches of one size, so that
-    on one machine a vector never depends on what it was computed with. `dtype` float16 halves the folder's size.
-    `progress` shows a bar on stderr; `stop` is asked between batches, and a part that it ends is gone on with by `resume`.
+    torch.compile. `policy` is what may be chosen about decoding. `deterministic` computes in batches of 16, whatever
+    `batch_size`, so that on one machine a vector never depends on what it was computed with. `dtype` float16 halves
+    the folder's size. `progress` shows a bar on stderr; `stop` is asked between batches, and a part that it ends is gone on
+    with by `resume`.
 
     Row i never shifts: ids are the images' own paths. Raises InputError when the source is missing, empty or without one
     readable image (nothing is written then), OutputExists when `out` is there already, and Interrupted after `stop`.
@@ -114,6 +115,7 @@ def embed_shard(
     job, choices = as_before(output, model, job, {"precision": "auto", "backend": "auto", **options})
     run = _open(model, job, output.kept, choices)
     manifest = job.manifest(run)
+    manifest.pop("source_state", None)  # a machine may read a copy of its own, with another time
     writer = output.writer(manifest, run.files)
     if output.finished and output.earlier is not None:
         return output.earlier

@@ -25,31 +25,39 @@ class Known:
 
 
 class Reuse:
-    """The rows of a finished folder, found again by a walk in the same order.
+    """The rows of a finished folder, found again by their ids in whatever order these come.
 
-    Both sequences are in the order of the walk (entries sorted folder by folder), so that they are merged as they stream,
-    one part of the old folder in memory at a time.
+    In memory are a hash of each id, and the rows of one part: those that come in their order are read part by part.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._rows = _read(part_files(folder))
-        self._next = next(self._rows, None)
+        self._files = part_files(folder)
+        ids = [np.fromiter(map(hash, t["path"].to_pylist()), np.int64) for t in tables_by_part(self._files, ["path"])]
+        self._ends = np.cumsum([len(part) for part in ids])
+        hashes = np.concatenate(ids)
+        self._order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._order]
+        self._part, self._rows = -1, list[tuple[str, Known]]()
 
     def find(self, item: Item) -> Known | None:
-        """The item's row, if its file has the same size and time as then. Items must come in the order of the walk."""
+        """The item's row, if its file has the same size and time as then."""
         if item.stamp is None:
             raise InputError(
                 "only files (in a folder, pattern or list) have a size and a time to be updated by; "
                 "embed again: sslzoo embed … --overwrite"
             )
         id_ = storable(item.id)
-        key = id_.split("/")
-        while self._next is not None and self._next[0].split("/") < key:
-            self._next = next(self._rows, None)
-        if self._next is None or self._next[0] != id_ or self._next[1].facts.stamp != item.stamp:
+        at = np.searchsorted(self._hashes, hash(id_))
+        if at == len(self._hashes) or self._hashes[at] != hash(id_):
             return None
-        known = self._next[1]
-        return replace(known, facts=replace(known.facts, label=item.label))
+        part = int(np.searchsorted(self._ends, self._order[at], "right"))
+        if part != self._part:
+            self._part, self._rows = part, list(_read(self._files[part : part + 1]))
+        known_id, known = self._rows[self._order[at] - self._ends[part]]  # from the part's end
+        if known_id != id_ or known.facts.stamp != item.stamp:
+            return None
+        # a copy, which doesn't keep the part in memory
+        return Known(replace(known.facts, label=item.label), known.vector.copy())
 
 
 class Begun:
@@ -87,21 +95,22 @@ def changes(before: Path, after: Path) -> dict[str, int]:
 
     Rows are found again by the rule of `Reuse`.
     """
-    counts = {"kept": 0, "changed": 0, "added": 0, "dropped": 0}
-    old = _stamps(before)
-    row = next(old, None)
-    for id_, stamp in _stamps(after):
-        key = id_.split("/")
-        while row is not None and row[0].split("/") < key:
-            counts["dropped"] += 1
-            row = next(old, None)
-        if row is not None and row[0] == id_:
-            counts["kept" if row[1] == stamp else "changed"] += 1
-            row = next(old, None)
-        else:
-            counts["added"] += 1
-    counts["dropped"] += (row is not None) + sum(1 for _ in old)
-    return counts
+    (old, old_stamped), (new, new_stamped) = _hashes(before), _hashes(after)
+    found, kept = _common(old, new), _common(old_stamped, new_stamped)
+    return {"kept": kept, "changed": found - kept, "added": len(new) - found, "dropped": len(old) - found}
+
+
+def _hashes(folder: Path) -> NDArray[np.int64]:
+    """int64 `[2, rows]`: hashes of each row's id, and of its id, size and time."""
+    hashes = (hash(key) for id_, stamp in _stamps(folder) for key in (id_, (id_, stamp)))
+    return np.fromiter(hashes, np.int64).reshape(-1, 2).T
+
+
+def _common(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
+    """How many values two lists share; a value that a list has twice counts twice."""
+    (values, n), (others, m) = (np.unique(x, return_counts=True) for x in (a, b))
+    _, i, j = np.intersect1d(values, others, assume_unique=True, return_indices=True)
+    return int(np.minimum(n[i], m[j]).sum())
 
 
 def _stamps(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -52,7 +52,12 @@ class Part:
         return len(self.paths) - 1
 
     def put(self, rows: list[int], vectors: NDArray[np.float32]) -> None:
-        """The vectors of these rows."""
+        """The vectors of these rows; raises InputError for numbers that are not finite, which nothing could compare."""
+        if len(bad := np.flatnonzero(~np.isfinite(vectors).all(1))):
+            raise InputError(
+                f"the vector of {self.paths[rows[bad[0]]]} has numbers that are not finite; embed again: sslzoo embed … "
+                "--overwrite --precision fp32, or leave the image out"
+            )
         self._vectors.append((rows, vectors))
 
     def matrix(self) -> NDArray[np.float32]:

@@ -3,7 +3,10 @@
 import io
 import struct
 import sys
+import threading
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -146,6 +149,32 @@ def test_pillows_global_settings_stay_as_they_were():
     decode(encoded(Image.new("RGB", (4, 4)), "JPEG"), policy=Policy(allow_truncated=True))
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
     assert Image.MAX_IMAGE_PIXELS == 89478485
+
+
+def test_threads_leave_the_warnings_of_the_process_as_they_were():
+    class Held(io.BytesIO):
+        def __init__(self, data):
+            super().__init__(data)
+            self.begun, self.go = threading.Event(), threading.Event()
+
+        def read(self, *size):
+            self.begun.set()
+            self.go.wait(60)
+            return super().read(*size)
+
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(2) as pool:
+        held = [Held(encoded(Image.new("RGB", (4, 4)))) for _ in range(2)]
+        results = []
+        for file in held:  # the second begins before the first ends
+            results.append(pool.submit(decode, file))
+            assert file.begun.wait(60)
+        with pytest.raises(UserWarning, match="mine"):  # an error in all tests
+            warnings.warn("mine", stacklevel=1)
+        for file, result in zip(held, results, strict=True):
+            file.go.set()
+            result.result()
+    assert warnings.filters == before
 
 
 def test_heic_is_read_where_its_package_is_and_named_where_not(monkeypatch):

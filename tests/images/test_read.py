@@ -2,6 +2,7 @@ import gc
 import threading
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -55,3 +56,15 @@ def test_the_full_picture_is_not_kept(tmp_path):
     results = list(read(discover.discover(tmp_path), Preprocess(32, 32)))
     assert [seen.width for _, (_, seen) in results] == [3000] * 3
     assert not [o for o in gc.get_objects() if issubclass(type(o), Image.Image) and o.size == (3000, 2000)]
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_an_image_that_is_given_several_times_is_the_same_each_time(tmp_path, format):
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "x", format)
+    lazy = [Image.open(tmp_path / "x")] * 6  # whose pixels are read when they are first asked for
+    results = [result for _, result in read(discover.discover(lazy), Preprocess(32, 32), workers=6)]
+    with Image.open(tmp_path / "x") as image:
+        [(_, (expected, _))] = read(discover.discover([image]), Preprocess(32, 32))
+    for pixels, _ in results:
+        np.testing.assert_array_equal(pixels, expected)

@@ -168,6 +168,31 @@ def test_further_columns_reach_the_embeddings(tmp_path):
     assert table["n"].type == pa.int64()
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "kind"),
+    [
+        (pa.array([1.5]), pa.array([1]), "double"),
+        (pa.array([1]), pa.array([1.5], pa.float32()), "double"),
+        (pa.array(["x"]), pa.nulls(1), "string"),
+        (pa.nulls(1), pa.array([7], pa.int16()), "int16"),
+    ],
+)
+def test_a_column_that_differs_from_shard_to_shard_holds_the_values_of_all(tmp_path, one, other, kind):
+    for name, values in (("a", one), ("b", other), ("c", pa.nulls(1))):
+        pq.write_table(pa.table({"image": [png(1)], "note": values}), tmp_path / f"{name}.parquet")
+    sslzoo.embed(tmp_path, "pixels-32", tmp_path / "e")
+    column = pq.read_table(tmp_path / "e" / "part-00000.parquet")["note"]
+    assert column.to_pylist() == [*one.to_pylist(), *other.to_pylist(), None]
+    assert str(column.type) == kind
+
+
+def test_a_column_of_types_that_no_type_holds_is_named(tmp_path):
+    for name, values in (("a", pa.nulls(1)), ("b", pa.array([7])), ("c", pa.array(["x"]))):
+        pq.write_table(pa.table({"image": [png(1)], "note": values}), tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match=r"column note is int64 in .*/b\.parquet and string in .*/c\.parquet"):
+        sslzoo.embed(tmp_path, "pixels-32", tmp_path / "e")
+
+
 def test_further_columns_of_every_kind(tmp_path):
     noon = datetime.datetime(2024, 6, 1, 12, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))
     columns = {

@@ -228,6 +228,19 @@ class Columns:
             summary.note(column)
 
 
+def common_type(kind: str, other: str) -> str:
+    """The type that holds values of both, as names of Arrow types: null gives way, whole numbers become floats.
+
+    Raises TypeError where there is none, as for numbers and text.
+    """
+    if kind == other:
+        return kind
+    import pyarrow as pa
+
+    schemas = [pa.schema({"": pa.type_for_alias(name)}) for name in (kind, other)]
+    return str(pa.unify_schemas(schemas, promote_options="permissive").field(0).type)
+
+
 def _opening(cell: Any, location: str | Path) -> Callable[[], Opened]:
     data = cell.get("bytes") if isinstance(cell, dict) else cell if isinstance(cell, bytes) else None
     path = cell.get("path") if isinstance(cell, dict) else cell if isinstance(cell, str) else None
