@@ -137,7 +137,10 @@ class Photos:
 
         known = np.flatnonzero(self.groups.codes >= 0)
         if len(known) > AGREEMENT_MAX:
-            known = np.sort(np.random.default_rng(0).choice(known, AGREEMENT_MAX, replace=False))
+            drawn = np.sort(np.random.default_rng(0).choice(known, AGREEMENT_MAX, replace=False))
+            if len(np.unique(self.groups.codes[drawn])) < 2:  # nearly all are of one group; kNN needs another beside it
+                drawn = np.union1d(drawn, known[np.unique(self.groups.codes[known], return_index=True)[1]])
+            known = drawn
         vectors = self.collection.vectors_at(self.rows[known])
         labels = [str(code) for code in self.groups.codes[known]]
         bank = Embeddings(vectors, [str(i) for i in known], labels=labels, space=self.collection.space)

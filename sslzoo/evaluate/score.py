@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from math import comb
 from numbers import Integral
@@ -219,7 +219,8 @@ def mean_of(items: NDArray[np.floating[Any]], groups: NDArray[np.int64] | None) 
 
 
 def labels_of(train: Embeddings, test: Embeddings, what: str) -> tuple[list[str], list[str]]:
-    """The labels of both sets as text; raises InputError for a row without one, of another kind, or with a bad vector."""
+    """The labels of both sets as text; raises InputError for a row without one, of another kind, or with a bad vector, and
+    for training images of one class."""
     train.require_space(test.space, test.model)
     found = []
     for each in (train, test):
@@ -232,7 +233,16 @@ def labels_of(train: Embeddings, test: Embeddings, what: str) -> tuple[list[str]
                 raise InputError(f"the label of {id_} is {label!r}; give every image a class's name or a whole number")
         require_finite(each)
         found.append([str(label) for label in each.labels])
+    require_classes("the training set", set(found[0]))
     return found[0], found[1]
+
+
+def require_classes(name: str, classes: Collection[str]) -> None:
+    """Raises InputError where there is one class alone: every classifier is right then."""
+    if len(classes) == 1:
+        raise InputError(
+            f"{name} has the one class {next(iter(classes))!r}; give at least two, such as a folder with a sub-folder for each"
+        )
 
 
 def require_finite(embeddings: Embeddings) -> None:

@@ -82,6 +82,13 @@ def test_refusals():
 
 
 @pytest.mark.parametrize("alone", [True, False])
+def test_training_images_of_one_class_are_refused(alone):
+    train = labelled(30, 0, classes=1)
+    with pytest.raises(InputError, match="has the one class 'class 0'; give at least two, such as a folder with a sub"):
+        knn(train, None if alone else labelled(10, 1))
+
+
+@pytest.mark.parametrize("alone", [True, False])
 def test_all_twelve_from_one_pass_and_in_blocks(monkeypatch, alone):
     train, test = labelled(500, 0), None if alone else labelled(90, 1)
     at_once = knn(train, test, GRID)
