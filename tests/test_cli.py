@@ -340,7 +340,15 @@ def test_images_without_labels_are_refused_before_any_is_embedded(run, photos, m
     monkeypatch.setattr("sslzoo.baselines.embed", lambda *a, **k: pytest.fail("embedded"))
     for command in (("knn", photos / "bars"), ("linear", photos, photos / "bars")):
         code, _, err = run("eval", *command)
-        assert code == 1 and "bars has images without a label; give one folder a class" in err
+        assert code == 1 and "bars has images without a label, the first is 0.jpg; give one folder a class" in err
+    shutil.copytree(photos, "high/photos")
+    for command in (("knn", "high"), ("linear", "high", photos)):
+        code, _, err = run("eval", *command)
+        assert code == 1 and "error: high has the one class 'photos'; give at least two" in err
+    shutil.copy("high/photos/bars/0.jpg", "high/photos/stray.jpg")
+    for command in (("knn", "high/photos"), ("linear", photos, "high/photos")):
+        code, _, err = run("eval", *command)
+        assert code == 1 and "high/photos has images without a label, the first is stray.jpg; give" in err
 
 
 def test_knn_on_embeddings(run, photos):

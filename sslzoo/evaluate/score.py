@@ -224,9 +224,12 @@ def labels_of(train: Embeddings, test: Embeddings, what: str) -> tuple[list[str]
     train.require_space(test.space, test.model)
     found = []
     for each in (train, test):
-        if each.labels is None or any(label is None for label in each.labels):
+        labels = each.labels or [None] * len(each)
+        bare = [id_ for id_, label in zip(each.ids, labels, strict=True) if label is None]
+        if each.labels is None or bare:
+            first = f", and {bare[0]} has none" if bare else ""
             raise InputError(
-                f"{what} needs labels: a folder with one sub-folder a class, or a 'label' column in Parquet"
+                f"{what} needs labels{first}: a folder with one sub-folder a class, or a 'label' column in Parquet"
             )
         for id_, label in zip(each.ids, each.labels, strict=True):
             if not isinstance(label, str | Integral) or label == "":

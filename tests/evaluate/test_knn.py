@@ -77,8 +77,9 @@ def test_refusals():
     train = labelled(30, 0)
     with pytest.raises(SpaceMismatch):
         knn(train, labelled(10, 1, space="other"))
-    with pytest.raises(InputError, match="needs labels"):
-        knn(Embeddings(train.vectors, train.ids, space="s"))
+    for labels, first in ((None, 0), (["a", None, "b", None] + ["a"] * 26, 1)):
+        with pytest.raises(InputError, match=f"kNN needs labels, and {first} has none: a folder with"):
+            knn(Embeddings(train.vectors, train.ids, space="s", labels=labels))
 
 
 @pytest.mark.parametrize("alone", [True, False])
