@@ -180,6 +180,25 @@ def test_another_picture_under_the_same_name_is_found_after_an_update(run, tmp_p
     assert run("search", tmp_path / "e", tmp_path / "query.bmp", "-k", 1)[1].split() == ["1.0000", "000.bmp"]
 
 
+@pytest.mark.parametrize("source", ["in", "in/*.png", "list.txt"])
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_file_that_was_replaced_is_embedded_anew(run, photos, tmp_path, monkeypatch, source, indexed):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photos / "circles", "in")
+    (tmp_path / "list.txt").write_text("".join(f"in/{i}.png\n" for i in range(6)))
+    sslzoo.embed(source, "pixels-32", "e")
+    if indexed:
+        run("index", "e")
+    shutil.copy(photos / "circles" / "3.png", "in/0.png")
+    for query in ("in/0.png", tmp_path / "in" / "0.png"):
+        nearest = run("search", "e", query, "-k", 1)[1].split()
+        assert nearest[0] == "1.0000" and nearest[1].endswith("3.png")
+        assert "0.png" not in run("search", "e", query, "--exclude-self")[1]
+    (tmp_path / "in" / "0.png").write_text("text")
+    code, _, err = run("search", "e", "in/0.png")
+    assert code == 1 and "0.png: not an image" in err
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
 def test_a_file_whose_name_is_not_utf8_is_known_as_itself(run, photos, tmp_path):
     (tmp_path / "in").mkdir()
