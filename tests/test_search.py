@@ -110,6 +110,10 @@ def test_a_bad_query_of_several_does_not_end_the_others(run, folder, photos, tmp
         code, out, err = run("search", folder, *some)
         assert (code, out) == (1, "")
         assert err.count("error: ") == len(some)
+        code, out, _ = run("search", folder, *some, "--json")
+        failed = json.loads(out)
+        assert code == 1 and all(why in each["error"] for each, why in zip(failed, reasons, strict=False))
+        assert [(each["query"], each["neighbours"]) for each in failed] == [(str(query), []) for query in some]
 
 
 def test_wrong_queries(run, folder, server, tmp_path):
