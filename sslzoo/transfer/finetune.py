@@ -88,7 +88,7 @@ def finetune(
         epochs = [loop.Epoch(**epoch) for epoch in run["epochs"]]
         photos.failures.update(run["failures"]["train"])
     else:
-        classifier = fresh(model, photos.classes, device=device)
+        classifier = fresh(model, photos.classes, device=device, seed=settings.seed)
         classifier.encoder.spec = _sized(origin, settings)
         for epoch in loop.train(
             classifier, used, settings, held_out=held, folder=folder, call=call, done=epochs, workers=workers

@@ -159,6 +159,14 @@ def test_one_step_of_a_linear_probe_by_hand(colours):
     torch.testing.assert_close(classifier.fc.weight.detach(), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_the_seed_is_that_of_the_head_too(colours):
+    still = replace(preset("moco-linear"), epochs=1, lr=1e-9, precision="fp32", seed=3)  # the head stays as it began
+    head = finetune(colours[0], "random-r18", settings=still, device="cpu").classifier.fc.weight.detach()
+    drawn = [0.01 * torch.randn(3, 512, generator=torch.Generator().manual_seed(seed)) for seed in (3, 0)]
+    torch.testing.assert_close(head, drawn[0], rtol=0, atol=1e-6)
+    assert torch.equal(fresh("random-r18", ["a", "b", "c"], device="cpu").fc.weight, drawn[1])
+
+
 def test_early_stopping_keeps_the_best():
     classifier = fresh("random-r18", ["a", "b"], device="cpu")
     keep = loop.Best(Settings(patience=2))
