@@ -77,6 +77,7 @@ def finetune(
         "model": origin.name,
         "weights": origin.sha256[:12],
         "images": str(photos.id),
+        "files": photos.files,
         "settings": json.loads(json.dumps(settings.to_dict())),
     }
     epochs: list[loop.Epoch] = []

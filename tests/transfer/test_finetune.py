@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -97,6 +98,29 @@ def test_a_resumed_run_equals_an_unbroken_one(colours, tmp_path):
     states = [made.classifier.state_dict() for made in (whole, rest)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert [(e.loss, e.held_out) for e in whole.epochs] == [(e.loss, e.held_out) for e in rest.epochs]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_images_of_other_contents_are_other_images(colours, tmp_path, packed):
+    shutil.copytree(colours[0], tmp_path / "in")
+    source, out = tmp_path / ("in.zip" if packed else "in"), tmp_path / "c"
+    zipped = partial(shutil.make_archive, tmp_path / "in", "zip", tmp_path / "in")
+    zipped()
+
+    def stop(epoch):
+        raise Stop
+
+    call = {"model": "random-r18", "settings": Settings(**FAST | {"epochs": 2}), "device": "cpu"}
+    with pytest.raises(Stop):
+        finetune(source, out=out, on_epoch=stop, **call)
+    shutil.copy(tmp_path / "in" / "red" / "1.png", tmp_path / "in" / "red" / "0.png")
+    zipped()
+    with pytest.raises(InputError, match=r"run with files [0-9a-f]{12}, not [0-9a-f]{12}: resume without changes"):
+        finetune(source, out=out, resume=True, **call)
+    state = torch.load(out / "checkpoint.pt")
+    del state["call"]["files"]  # as of an older run
+    torch.save(state, out / "checkpoint.pt")
+    assert len(finetune(source, out=out, resume=True, **call).epochs) == 2
 
 
 def test_a_run_that_was_killed_while_its_first_checkpoint_was_written_begins_anew(colours, tmp_path):
