@@ -542,8 +542,14 @@ def test_a_published_file_is_known_by_its_hash(run, monkeypatch, tmp_path):
     made = sslzoo.hub.read_config(tmp_path / "m")
     assert (made.license, made.data_terms, made.preprocess.size) == ("cc-by-nc-4.0", "theirs", 64)
     assert [(c.url, c.hash) for c in made.checkpoints] == [("https://b.org/a", f"md5:{md5}")]
-    code, _, err = run("convert", "renamed.bin", "-o", "n", "--license", "mit")
-    assert code == 1 and "whose license is cc-by-nc-4.0; leave out --license mit" in err
+    for option, mine, theirs in (
+        ("license", "mit", "cc-by-nc-4.0"),
+        ("name", "mine", "mocov2-r18.lab"),
+        ("source", "here", "https://b.org/a"),
+    ):
+        code, _, err = run("convert", "renamed.bin", "-o", "n", f"--{option}", mine)
+        assert code == 1 and f"whose {option} is {theirs}; leave out --{option} {mine}" in err
+    assert run("convert", "renamed.bin", "-o", "n", "--name", "mocov2-r18.lab", "--source", "https://b.org/a")[0] == 0
 
 
 def test_listing_the_zoo(run):
