@@ -70,6 +70,18 @@ def maker(manifest: Mapping[str, Any]) -> str:
     return source if elsewhere or source.startswith("local-dir:") else name
 
 
+def maker_of(folder: Path | None, manifest: Mapping[str, Any]) -> str:
+    """The `maker` of an embeddings folder; raises InputError naming that where the model folder is there no more."""
+    name = maker(manifest)
+    place = Path(name.removeprefix("local-dir:"))
+    if name.startswith("local-dir:") and not (place / hub.CONFIG).is_file():
+        raise InputError(
+            f"{folder or 'the collection'} was made by {manifest['model']} in the model folder {place}, which is not there; "
+            "put it back, or embed again: sslzoo embed … --overwrite -m FOLDER"
+        )
+    return name
+
+
 def of_checkpoint(path: Path) -> EncoderSpec | None:
     """The known encoder whose published hash this checkpoint file has, with that file as its only checkpoint."""
     sums: dict[str, str] = {}

@@ -200,14 +200,15 @@ def _embed(
     if not pictures:
         return {}, {}
     from sslzoo.pipeline.run import embed
-    from sslzoo.registry import maker
+    from sslzoo.registry import maker_of
 
     manifest = collection.manifest
     policy = Policy.of(manifest)
+    encoder = maker_of(collection.folder, manifest)
     choices = {"device": device, "precision": manifest.get("precision", "fp32"), "policy": policy}
     try:
         # bytes, not paths: of a path that is an archive, the members would be embedded
-        made = embed(list(pictures.values()), maker(manifest), int8=collection.folder, **choices)
+        made = embed(list(pictures.values()), encoder, int8=collection.folder, **choices)
     except InputError:
         unreadable = _unreadable(pictures, policy)
         if len(unreadable) < len(pictures):

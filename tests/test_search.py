@@ -303,6 +303,20 @@ def test_a_sheet_shows_what_a_list_or_pattern_named(run, photos, tmp_path, monke
     assert expected in err and ("can't be shown" in err) == (kind == "tar")
 
 
+def test_the_encoder_of_a_model_folder_is_found_from_everywhere(run, photos, model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model_folder, "mymodel")
+    (tmp_path / "new.png").write_bytes((photos / "circles" / "2.png").read_bytes())
+    assert run("embed", photos / "circles", "-o", "e", "-m", "./mymodel", "--device", "cpu", "-q")[0] == 0
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir("other")
+    assert run("search", "../e", "../new.png", "-k", 1)[1].split() == ["1.0000", "2.png"]
+    shutil.rmtree(tmp_path / "mymodel")
+    code, _, err = run("search", "../e", "../new.png")
+    place = f"../e was made by random-r18 in the model folder {tmp_path / 'mymodel'}, which is not there"
+    assert code == 1 and place in err and "sslzoo embed … --overwrite -m FOLDER" in err
+
+
 def test_a_pattern_never_leads_out_of_its_folder(photos, tmp_path):
     manifest = {"source": str(photos / "bars" / "*.jpg")}
     assert image_file("bars/0.jpg", manifest) == (photos / "bars" / "0.jpg").resolve()
