@@ -351,6 +351,14 @@ def test_images_without_labels_are_refused_before_any_is_embedded(run, photos, m
         assert code == 1 and "high/photos has images without a label, the first is stray.jpg; give" in err
 
 
+def test_a_solver_that_stops_early_is_told(run, photos, monkeypatch):
+    monkeypatch.setattr("sslzoo.evaluate.logistic.ROUNDS", 1)
+    run("embed", photos, "-m", "pixels-32", "-o", "e", "-q")
+    code, out, err = run("eval", "linear", "e", "e", "--json")
+    fits = json.loads(out)[0]["unsolved"]
+    assert code == 0 and f"pixels-32: the solver stopped early in {fits} fits; the score may be off; linear" in err
+
+
 def test_knn_on_embeddings(run, photos):
     run("embed", photos, "-m", "random-r18", "-o", "e", "-q")
     code, out, _ = run("eval", "knn", "e", "-k", 3, "-T", "0.1", "--json")

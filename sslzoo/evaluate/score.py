@@ -81,6 +81,12 @@ class Score:
     draws: tuple[float, ...] = ()  # the value of each draw of training images, where `value` is their mean
     penalty: float | None = None  # the λ that a linear probe chose
     features: str = ""  # what was judged: see `features_of`
+    unsolved: int = 0  # of a linear probe's fits, those that the solver did not finish
+
+    @property
+    def doubt(self) -> str:
+        """What has to be said beside the value, where anything has to."""
+        return f"the solver stopped early in {self.unsolved} fits; the score may be off" if self.unsolved else ""
 
     def interval(self) -> float:
         """Half the width of the 95 % interval, in the unit of `value`: see `half_width`; with draws, over these too."""
@@ -101,6 +107,7 @@ class Score:
             **({"failed": failed} if failed else {}),
             **judged,
             **chosen,
+            **({"unsolved": self.unsolved} if self.unsolved else {}),
         }
 
 
