@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import tempfile
@@ -18,14 +19,18 @@ from sslzoo.evaluate.heads import head_top1
 from sslzoo.evaluate.knn import PROTOCOLS, knn
 from sslzoo.evaluate.linear import few_labels, linear
 from sslzoo.evaluate.report import Report
-from sslzoo.evaluate.score import Score, features_of
-from sslzoo.images.discover import Source, class_names, discover, state
+from sslzoo.evaluate.score import Score, features_of, require_classes
+from sslzoo.images.discover import Source, Summary, class_names, open_source, state
+from sslzoo.images.sources.archive import ZipReader
+from sslzoo.images.sources.folder import FolderReader, FoldersReader, RemoteFolderReader
 from sslzoo.labelled import LabelledSet
 from sslzoo.pipeline.job import describe
 from sslzoo.pipeline.run import embed
 from sslzoo.spec import EncoderSpec
 
 Evaluate = Callable[[Embeddings, Embeddings | None], list[Score]]
+
+WALKED = (FolderReader, FoldersReader, RemoteFolderReader, ZipReader)  # which list their images without reading them
 
 
 def sets(
@@ -82,10 +87,22 @@ def table(
     """Scores by encoder name, of the encoders of `sets`; images without labels are refused before any is embedded."""
     for source in (train, test):
         if source is not None and not (isinstance(source, str | Path) and is_embeddings(source)):
-            first = next(discover(source), None)
-            if first is not None and first.label is None:
-                raise InputError(f"{source} has images without a label; give one folder a class, or a 'label' column")
+            _require_labels(source, several=source is train)
     return {name: evaluate(bank, probes) for name, bank, probes in sets(train, test, model, **options)}
+
+
+def _require_labels(source: Source, *, several: bool) -> None:
+    """Raises InputError for an image without a label, or one class where there must be several, as far as is soon told."""
+    reader, labels = open_source(source), set[str]()
+    walked = isinstance(reader, WALKED)
+    for item in itertools.islice(reader.items(Summary()), None if walked else 1):
+        if item.label is None:
+            raise InputError(
+                f"{source} has images without a label, the first is {item.id}; give one folder a class, or a 'label' column"
+            )
+        labels.add(str(item.label))
+    if walked and several:
+        require_classes(str(source), labels)
 
 
 def knn_table(

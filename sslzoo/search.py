@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sslzoo.embeddings import Embeddings
 from sslzoo.errors import ImageError, InputError, SpaceMismatch
 from sslzoo.images.decode import Policy, decode
+from sslzoo.images.sources.location import stamp_of
 from sslzoo.index import ExactIndex, Neighbours
 from sslzoo.index.collection import Collection
 from sslzoo.thumbnails import image_file
@@ -56,9 +57,10 @@ def search_images(
 
     A query is an id of the collection, an image file, an http(s) URL, "-" (an image on standard input) or a .npy file of
     vectors `[dim]` or `[q, dim]` of the collection's space. One that belongs to the collection uses its stored vector and
-    finds itself, first or beside its copies; `exclude_self` drops it. `threshold` drops lower cosines, and with k None all
-    that reach it are found; `prefix` and `where` (column: value) say which images may be found. Raises InputError for a
-    query that is none of these, and SpaceMismatch when the encoder is not the one that made the collection.
+    finds itself, first or beside its copies; `exclude_self` drops it. A file that was changed since is embedded anew.
+    `threshold` drops lower cosines, and with k None all that reach it are found; `prefix` and `where` (column: value) say
+    which images may be found. Raises InputError for a query that is none of these, and SpaceMismatch when the encoder is not
+    the one that made the collection.
     """
     index = collection if isinstance(collection, ExactIndex) else ExactIndex(collection)
     read, failures = read_queries(index.collection, queries, device=device)
@@ -94,12 +96,13 @@ def read_queries(
     """
     read: list[list[Query]] = []
     pictures: dict[int, tuple[Path | bytes, bytes]] = {}  # by the query's place
+    rows_of: dict[int, int | None] = {}
     failures: dict[int, InputError | OSError] = {}
     for place, query in enumerate(queries):
         read.append([])
         try:
-            row = _row(collection, query)
-            if row is not None:
+            row = rows_of[place] = _row(collection, query)
+            if row is not None and not _is_changed(collection, query, row):
                 read[place] = [Query(query, collection.vectors_at(np.array([row]))[0], row)]
             elif query.endswith(".npy"):
                 rows = _array(Path(query), collection.dim)
@@ -113,7 +116,7 @@ def read_queries(
     for place, reason in unreadable.items():
         failures[place] = ImageError(reason, "standard input" if queries[place] == "-" else queries[place])
     for place, vector in vectors.items():
-        read[place] = [Query(queries[place], vector, None, pictures[place][0])]
+        read[place] = [Query(queries[place], vector, rows_of[place], pictures[place][0])]
     return list(itertools.chain.from_iterable(read)), [(queries[place], failures[place]) for place in sorted(failures)]
 
 
@@ -146,6 +149,15 @@ def _row(collection: Collection, query: str) -> int | None:
             if own is not None and own.samefile(query):
                 return row
     return None
+
+
+def _is_changed(collection: Collection, query: str, row: int) -> bool:
+    """Whether the query is the file that the row's vector was made from, and not the same any more."""
+    if "mtime_ns" not in collection.column_names or not os.path.isfile(query):
+        return False
+    own = image_file(collection.ids_at([row])[0], collection.manifest, listed=True)
+    before = tuple(collection.take(name, [row])[0] for name in ("bytes", "mtime_ns"))
+    return own is not None and own.samefile(query) and None not in before and stamp_of(query) != before
 
 
 def _array(path: Path, dim: int) -> NDArray[np.float32]:
@@ -188,14 +200,15 @@ def _embed(
     if not pictures:
         return {}, {}
     from sslzoo.pipeline.run import embed
-    from sslzoo.registry import maker
+    from sslzoo.registry import maker_of
 
     manifest = collection.manifest
     policy = Policy.of(manifest)
+    encoder = maker_of(collection.folder, manifest)
     choices = {"device": device, "precision": manifest.get("precision", "fp32"), "policy": policy}
     try:
         # bytes, not paths: of a path that is an archive, the members would be embedded
-        made = embed(list(pictures.values()), maker(manifest), int8=collection.folder, **choices)
+        made = embed(list(pictures.values()), encoder, int8=collection.folder, **choices)
     except InputError:
         unreadable = _unreadable(pictures, policy)
         if len(unreadable) < len(pictures):

@@ -349,7 +349,23 @@ def test_images_without_labels_are_refused_before_any_is_embedded(run, photos, m
     monkeypatch.setattr("sslzoo.baselines.embed", lambda *a, **k: pytest.fail("embedded"))
     for command in (("knn", photos / "bars"), ("linear", photos, photos / "bars")):
         code, _, err = run("eval", *command)
-        assert code == 1 and "bars has images without a label; give one folder a class" in err
+        assert code == 1 and "bars has images without a label, the first is 0.jpg; give one folder a class" in err
+    shutil.copytree(photos, "high/photos")
+    for command in (("knn", "high"), ("linear", "high", photos)):
+        code, _, err = run("eval", *command)
+        assert code == 1 and "error: high has the one class 'photos'; give at least two" in err
+    shutil.copy("high/photos/bars/0.jpg", "high/photos/stray.jpg")
+    for command in (("knn", "high/photos"), ("linear", photos, "high/photos")):
+        code, _, err = run("eval", *command)
+        assert code == 1 and "high/photos has images without a label, the first is stray.jpg; give" in err
+
+
+def test_a_solver_that_stops_early_is_told(run, photos, monkeypatch):
+    monkeypatch.setattr("sslzoo.evaluate.logistic.ROUNDS", 1)
+    run("embed", photos, "-m", "pixels-32", "-o", "e", "-q")
+    code, out, err = run("eval", "linear", "e", "e", "--json")
+    fits = json.loads(out)[0]["unsolved"]
+    assert code == 0 and f"pixels-32: the solver stopped early in {fits} fits; the score may be off; linear" in err
 
 
 def test_knn_on_embeddings(run, photos):
@@ -543,8 +559,14 @@ def test_a_published_file_is_known_by_its_hash(run, monkeypatch, tmp_path):
     made = sslzoo.hub.read_config(tmp_path / "m")
     assert (made.license, made.data_terms, made.preprocess.size) == ("cc-by-nc-4.0", "theirs", 64)
     assert [(c.url, c.hash) for c in made.checkpoints] == [("https://b.org/a", f"md5:{md5}")]
-    code, _, err = run("convert", "renamed.bin", "-o", "n", "--license", "mit")
-    assert code == 1 and "whose license is cc-by-nc-4.0; leave out --license mit" in err
+    for option, mine, theirs in (
+        ("license", "mit", "cc-by-nc-4.0"),
+        ("name", "mine", "mocov2-r18.lab"),
+        ("source", "here", "https://b.org/a"),
+    ):
+        code, _, err = run("convert", "renamed.bin", "-o", "n", f"--{option}", mine)
+        assert code == 1 and f"whose {option} is {theirs}; leave out --{option} {mine}" in err
+    assert run("convert", "renamed.bin", "-o", "n", "--name", "mocov2-r18.lab", "--source", "https://b.org/a")[0] == 0
 
 
 def test_listing_the_zoo(run):

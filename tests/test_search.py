@@ -110,6 +110,10 @@ def test_a_bad_query_of_several_does_not_end_the_others(run, folder, photos, tmp
         code, out, err = run("search", folder, *some)
         assert (code, out) == (1, "")
         assert err.count("error: ") == len(some)
+        code, out, _ = run("search", folder, *some, "--json")
+        failed = json.loads(out)
+        assert code == 1 and all(why in each["error"] for each, why in zip(failed, reasons, strict=False))
+        assert [(each["query"], each["neighbours"]) for each in failed] == [(str(query), []) for query in some]
 
 
 def test_wrong_queries(run, folder, server, tmp_path):
@@ -178,6 +182,25 @@ def test_another_picture_under_the_same_name_is_found_after_an_update(run, tmp_p
     assert code == 1 and "sslzoo index" in err
     run("index", tmp_path / "e")
     assert run("search", tmp_path / "e", tmp_path / "query.bmp", "-k", 1)[1].split() == ["1.0000", "000.bmp"]
+
+
+@pytest.mark.parametrize("source", ["in", "in/*.png", "list.txt"])
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_file_that_was_replaced_is_embedded_anew(run, photos, tmp_path, monkeypatch, source, indexed):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photos / "circles", "in")
+    (tmp_path / "list.txt").write_text("".join(f"in/{i}.png\n" for i in range(6)))
+    sslzoo.embed(source, "pixels-32", "e")
+    if indexed:
+        run("index", "e")
+    shutil.copy(photos / "circles" / "3.png", "in/0.png")
+    for query in ("in/0.png", tmp_path / "in" / "0.png"):
+        nearest = run("search", "e", query, "-k", 1)[1].split()
+        assert nearest[0] == "1.0000" and nearest[1].endswith("3.png")
+        assert "0.png" not in run("search", "e", query, "--exclude-self")[1]
+    (tmp_path / "in" / "0.png").write_text("text")
+    code, _, err = run("search", "e", "in/0.png")
+    assert code == 1 and "0.png: not an image" in err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
@@ -278,6 +301,20 @@ def test_a_sheet_shows_what_a_list_or_pattern_named(run, photos, tmp_path, monke
     assert (code, shown) == (0, 0 if kind == "tar" else 6)
     expected = f"6 of 6 pictures can't be shown: they lie inside {tmp_path / 't.tar'}" if kind == "tar" else ""
     assert expected in err and ("can't be shown" in err) == (kind == "tar")
+
+
+def test_the_encoder_of_a_model_folder_is_found_from_everywhere(run, photos, model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model_folder, "mymodel")
+    (tmp_path / "new.png").write_bytes((photos / "circles" / "2.png").read_bytes())
+    assert run("embed", photos / "circles", "-o", "e", "-m", "./mymodel", "--device", "cpu", "-q")[0] == 0
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir("other")
+    assert run("search", "../e", "../new.png", "-k", 1)[1].split() == ["1.0000", "2.png"]
+    shutil.rmtree(tmp_path / "mymodel")
+    code, _, err = run("search", "../e", "../new.png")
+    place = f"../e was made by random-r18 in the model folder {tmp_path / 'mymodel'}, which is not there"
+    assert code == 1 and place in err and "sslzoo embed … --overwrite -m FOLDER" in err
 
 
 def test_a_pattern_never_leads_out_of_its_folder(photos, tmp_path):

@@ -283,6 +283,10 @@ def _print_scores(table: dict[str, list[Score]], as_json: bool, train: str, test
         typer.echo(json.dumps(lines, indent=2))
     else:
         _print_columns(table)
+    for name, found in table.items():
+        for score in found:
+            if score.doubt:
+                typer.echo(f"{name}: {score.doubt}; {score.protocol}", err=True)
     of = (train, test or train)
     scores = itertools.chain.from_iterable(table.values())
     _tell_failures(pair for score in scores for pair in zip(of, (score.train, score.test), strict=True))

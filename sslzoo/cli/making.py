@@ -57,11 +57,13 @@ def convert(
         raise OutputExists(f"{output} already exists; remove it or choose another -o")
     license = hub.license_id(license)
     known = registry.of_checkpoint(file) if file.is_file() else None
-    if known is not None and license and license != known.license:
-        raise InputError(
-            f"{file} is the published file of {known.name}, whose license is {known.license}; leave out --license {license}"
-        )
     if known is not None:
+        own = {"license": known.license, "name": known.name, "source": known.checkpoints[0].url}
+        for option, given in (("license", license), ("name", name), ("source", source)):
+            if given not in ("", own[option]):
+                raise InputError(
+                    f"{file} is the published file of {known.name}, whose {option} is {own[option]}; leave out --{option} {given}"
+                )
         typer.echo(f"{file} is the published file of {known.name} ({known.license})", err=True)
     made = run(
         file, format=format, spec=known, name=name, source=source, license=license, prefix=prefix, drop=drop or ()

@@ -135,7 +135,10 @@ def search(
         if query.row is not None and _another_file(query.name, query.row, found_in.collection):
             name = one_line(query.name)
             typer.echo(f"{name} is taken for the image of that id; for the file of that name here: ./{name}", err=True)
+    failed: list[dict[str, Any]] = [{"query": q, "neighbours": [], "error": str(error)} for q, error in failures]
     if not read:
+        if as_json:
+            typer.echo(json.dumps(failed, indent=2))
         raise typer.Exit(1)
     found = search_by(
         found_in,
@@ -165,11 +168,10 @@ def search(
             rows.append((name, pictures))
         write_sheet(html, f"Search in {embeddings}", rows, found_in.collection.manifest)
     if as_json:
-        lines: list[dict[str, Any]] = [
+        lines = [
             {"query": q, "neighbours": [{"id": id_, "score": round(s, 6)} for id_, s in near]} for q, near in results
         ]
-        lines += ({"query": q, "neighbours": [], "error": str(error)} for q, error in failures)
-        typer.echo(json.dumps(lines, indent=2))
+        typer.echo(json.dumps([*lines, *failed], indent=2))
         results = []
     for name, near in results:
         if not near:

@@ -20,7 +20,7 @@ from sslzoo.images.decode import Policy
 from sslzoo.images.discover import Item
 from sslzoo.images.read import pixels
 from sslzoo.index.folder import open_index
-from sslzoo.registry import maker
+from sslzoo.registry import maker_of
 from sslzoo.thumbnails import cached_jpeg, image_file
 
 AGREEMENT_K, AGREEMENT_T = 5, 0.07
@@ -94,9 +94,8 @@ class Photos:
     @cached_property
     def encoder(self) -> Backend:
         """The encoder that made the vectors, opened when the first query needs it."""
-        run = open_backend(
-            maker(self.manifest), device=self.device, precision=self.manifest.get("precision", "fp32"), int8=self.folder
-        )
+        encoder, precision = maker_of(self.folder, self.manifest), self.manifest.get("precision", "fp32")
+        run = open_backend(encoder, device=self.device, precision=precision, int8=self.folder)
         if self.policy.space(run.space) != self.collection.space:
             raise SpaceMismatch(
                 f"{self.model} has other weights now than those that made {self.folder}; embed it again"
@@ -137,7 +136,10 @@ class Photos:
 
         known = np.flatnonzero(self.groups.codes >= 0)
         if len(known) > AGREEMENT_MAX:
-            known = np.sort(np.random.default_rng(0).choice(known, AGREEMENT_MAX, replace=False))
+            drawn = np.sort(np.random.default_rng(0).choice(known, AGREEMENT_MAX, replace=False))
+            if len(np.unique(self.groups.codes[drawn])) < 2:  # nearly all are of one group; kNN needs another beside it
+                drawn = np.union1d(drawn, known[np.unique(self.groups.codes[known], return_index=True)[1]])
+            known = drawn
         vectors = self.collection.vectors_at(self.rows[known])
         labels = [str(code) for code in self.groups.codes[known]]
         bank = Embeddings(vectors, [str(i) for i in known], labels=labels, space=self.collection.space)

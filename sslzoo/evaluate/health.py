@@ -105,8 +105,13 @@ def scaled_std(u: NDArray[np.float32]) -> float:
 
 
 def rankme(z: NDArray[np.float32]) -> float:
-    """RankMe = exp(-Σ p log p), p = σ / Σσ + 1e-7, σ the singular values of z, not centred (arXiv:2210.02885, eq. 1)."""
+    """RankMe = exp(-Σ p log p), p = σ / Σσ + 1e-7, σ the singular values of z, not centred (arXiv:2210.02885, eq. 1).
+
+    0 when all vectors are zero.
+    """
     sigma = _singular_values(z)
+    if sigma.sum() == 0:
+        return 0.0
     p = sigma / sigma.sum() + 1e-7
     return float(np.exp(-(p * np.log(p)).sum()))
 
@@ -146,9 +151,10 @@ def uniformity(u: NDArray[np.float32], chunk: int = 1024) -> float:
     0 when all are one point; about -4 for directions spread evenly in many dimensions.
     """
     total, n = 0.0, len(u)
+    squares = np.asarray(u.any(1), np.float32)  # |u|²: a zero vector stays zero
     for start in range(0, n, chunk):
         block = u[start : start + chunk]
-        distance = np.maximum(2 - 2 * (block @ u[start:].T), 0)
+        distance = np.maximum(squares[start : start + chunk, None] + squares[start:] - 2 * (block @ u[start:].T), 0)
         later = np.arange(start, n)[None] > np.arange(start, start + len(block))[:, None]
         total += float(np.exp(-2 * distance, dtype=np.float64)[later].sum())
     return float(np.log(total / (n * (n - 1) / 2)))

@@ -66,12 +66,13 @@ def linear(
         held = np.flatnonzero([id_.startswith(held_out) for id_ in ids])
     else:
         held = draw(ids, answers[rows] if answers.ndim == 1 else np.zeros(len(rows), np.int64), share=HELD_OUT)
+    unsolved = 0
     if len(penalties) == 1:
         penalty, rule = float(penalties[0]), f"λ={penalties[0]:g}"
     elif not 0 < len(held) < len(rows):
         penalty, rule = FIXED, f"λ={FIXED:g}, nothing to hold out"
     else:
-        penalty = choose(x, y, len(classes), torch.tensor(held, device=where), penalties, metric)
+        penalty, unsolved = choose(x, y, len(classes), torch.tensor(held, device=where), penalties, metric)
         rule = f"λ of {len(penalties)} held out" + (f" in {held_out}" if held_out else "")
     mean, std = moments(x)
     solution = logistic.fit((x - mean) / std, y, len(classes), [penalty])
@@ -80,7 +81,7 @@ def linear(
     protocol = f"linear_{metric}@logistic (standardised, {rule}, n={len(rows)})"
     used = set_id(train) if len(rows) == len(train) else _subset_id(train, rows)
     made = of_items(items, protocol, used, set_id(test), truth if metric == "mean_per_class" else None)
-    return replace(made, penalty=penalty, features=features_of(test))
+    return replace(made, penalty=penalty, features=features_of(test), unsolved=unsolved + solution.unsolved)
 
 
 def few_labels(
@@ -114,7 +115,8 @@ def few_labels(
     items = np.mean([s.items for s in scores], axis=0).astype(np.float32)
     protocol = scores[0].protocol.replace(", n=", f", {amount}, {draws} draws, n=")
     made = of_items(items, protocol, _subset_id(train, np.concatenate(picked)), scores[0].test, scores[0].groups)
-    return replace(made, draws=tuple(s.value for s in scores), features=features_of(test))
+    unsolved = sum(s.unsolved for s in scores)
+    return replace(made, draws=tuple(s.value for s in scores), features=features_of(test), unsolved=unsolved)
 
 
 def draw(
@@ -145,8 +147,11 @@ def choose(
     held: Tensor,
     penalties: Sequence[float] | NDArray[np.float64],
     metric: str = "top1",
-) -> float:
-    """The penalty that is best by `metric` on the `held` rows after a fit on the others; of equals the largest."""
+) -> tuple[float, int]:
+    """The penalty that is best by `metric` on the `held` rows after a fit on the others; of equals the largest.
+
+    Beside it stands how many of the fits the solver did not finish.
+    """
     mask = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     mask[held] = True
     mean, std = moments(x[~mask])
@@ -154,7 +159,7 @@ def choose(
     probes, truth = (x[mask] - mean) / std, y[mask].cpu().numpy()
     groups = truth if metric == "mean_per_class" else None
     found = (mean_of(_judged(solutions.only(i), probes, truth), groups) for i in range(len(penalties)))
-    return float(max(zip(found, penalties, strict=True))[1])
+    return float(max(zip(found, penalties, strict=True))[1]), solutions.unsolved
 
 
 def _judged(solution: logistic.Solutions, probes: Tensor, truth: NDArray[Any]) -> NDArray[np.float32]:

@@ -32,16 +32,20 @@ FLOOR = 0.01  # of the mean eigenvalue: directions below it are noise, which a f
 
 @dataclass(frozen=True)
 class Solutions:
-    """Weights `[a, d, c]` and biases `[a, c]` for a penalties, d features, c classes; `rounds` of the solver."""
+    """Weights `[a, d, c]` and biases `[a, c]` for a penalties, d features, c classes; `rounds` of the solver.
+
+    `unsolved` is for how many of the penalties it ended with both a large gradient and more to be gained.
+    """
 
     weights: Tensor
     biases: Tensor
     rounds: int
+    unsolved: int
 
     def only(self, number: int) -> Solutions:
         """That of one penalty."""
         part = slice(number, number + 1)
-        return Solutions(self.weights[part], self.biases[part], self.rounds)
+        return Solutions(self.weights[part], self.biases[part], self.rounds, self.unsolved)
 
     def logits(self, x: Tensor) -> Tensor:
         """`[n, d] -> [a, n, c]`."""
@@ -53,16 +57,16 @@ def fit(x: Tensor, targets: Tensor, classes: int, penalties: Sequence[float] | N
 
     `targets` are class numbers int64 `[n]`, or for independent yes-or-no questions 1, 0 and NaN (unknown) `[n, c]`.
     Of the penalties whose objective is less than a hundredth of the loss of biases alone, which needs classes that are
-    separable, only the largest is solved for: all of them get its solution. A fit that needs more than `ROUNDS` rounds ends
-    there, silently.
+    separable, only the largest is solved for: all of them get its solution. A fit ends after `ROUNDS` rounds, or when no shorter
+    step gains anything; `unsolved` counts those that were not there yet.
     """
     n, d = x.shape
     values, basis = _directions(x)
     solver = _Solver(x @ basis, targets, classes, torch.tensor(penalties, dtype=torch.float32, device=x.device) / n)
     kappa = (classes - 1) / classes**2 if targets.ndim == 1 else 0.25
     curvature = kappa * torch.cat([values + FLOOR * values.sum() / d, values.new_ones(1)])
-    found, rounds = solver.run(curvature)
-    return Solutions(torch.einsum("dr,arc->adc", basis, found[:, :-1]), found[:, -1], rounds)
+    found, rounds, unsolved = solver.run(curvature)
+    return Solutions(torch.einsum("dr,arc->adc", basis, found[:, :-1]), found[:, -1], rounds, unsolved)
 
 
 def _directions(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,10 +131,11 @@ class _Solver:
         yes = y.nanmean(0).double().nan_to_num()
         return float((known * (torch.special.entr(yes) + torch.special.entr(1 - yes))).sum())
 
-    def run(self, curvature: Tensor) -> tuple[Tensor, int]:
+    def run(self, curvature: Tensor) -> tuple[Tensor, int, int]:
         """Every penalty goes its own way: in a round each either accepts its trial step and turns, or shortens it."""
         result = torch.zeros((len(self.penalties), len(curvature), self.classes), device=self.x.device)
         ids, penalties = torch.arange(len(result), device=self.x.device), self.penalties
+        unsolved = torch.ones(len(result), dtype=torch.bool, device=self.x.device)
         shrink = torch.cat([torch.ones_like(curvature[:-1]), curvature.new_zeros(1)])
         w = result.clone()
         value, gradient = self.objective(w, penalties)
@@ -161,8 +166,9 @@ class _Solver:
             direction = torch.where(ok[:, None, None], _turn(gradient, history, scale, inverse), direction)
             least = max([least, *penalties[value < enough].tolist()])
             slope = (direction * gradient).sum((1, 2), dtype=torch.float64)
-            ahead = (gradient.abs().amax((1, 2)) > TOLERANCE) | (torch.maximum(gained, -slope) > GAIN * value)
-            going = ahead & (failures < 20) & (penalties >= least)
+            steep, promising = gradient.abs().amax((1, 2)) > TOLERANCE, -slope > GAIN * value
+            going = (steep | promising | (gained > GAIN * value)) & (failures < 20) & (penalties >= least)
+            unsolved[ids] = steep & promising  # one of them may never end, by what float32 rounds away
             if not going.all():
                 result[ids] = w
                 ids, penalties, w, value, gradient, direction, slope, length, failures, scale, inverse = (
@@ -173,7 +179,7 @@ class _Solver:
         result[ids] = w
         if least:
             result[self.penalties < least] = result[(self.penalties == least).nonzero()[0, 0]].clone()
-        return result, rounds
+        return result, rounds, int((unsolved & (self.penalties >= least)).sum())
 
 
 def _turn(gradient: Tensor, history: list[tuple[Tensor, Tensor, Tensor]], scale: Tensor, inverse: Tensor) -> Tensor:

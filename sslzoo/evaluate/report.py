@@ -103,5 +103,12 @@ class Report:
                     f"{name}: {score.protocol}; training set {score.train}, test set {score.test} (hash/images)"
                     + (f"; {failed} more can't be read" if failed else "")
                 )
+        yield from (
+            f"{name}, {encoder}, {probe}: {score.doubt}"
+            for probe, sets in self.scores.items()
+            for name, by_encoder in sets.items()
+            for encoder, score in by_encoder.items()
+            if score.doubt
+        )
         yield from (f"{encoder}: {features}" for encoder, features in self.encoders.items())
         yield from (f"{name} is left out: {reason}" for name, reason in self.left_out.items())

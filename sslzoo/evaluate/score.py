@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from math import comb
 from numbers import Integral
@@ -81,6 +81,12 @@ class Score:
     draws: tuple[float, ...] = ()  # the value of each draw of training images, where `value` is their mean
     penalty: float | None = None  # the λ that a linear probe chose
     features: str = ""  # what was judged: see `features_of`
+    unsolved: int = 0  # of a linear probe's fits, those that the solver did not finish
+
+    @property
+    def doubt(self) -> str:
+        """What has to be said beside the value, where anything has to."""
+        return f"the solver stopped early in {self.unsolved} fits; the score may be off" if self.unsolved else ""
 
     def interval(self) -> float:
         """Half the width of the 95 % interval, in the unit of `value`: see `half_width`; with draws, over these too."""
@@ -101,6 +107,7 @@ class Score:
             **({"failed": failed} if failed else {}),
             **judged,
             **chosen,
+            **({"unsolved": self.unsolved} if self.unsolved else {}),
         }
 
 
@@ -219,20 +226,33 @@ def mean_of(items: NDArray[np.floating[Any]], groups: NDArray[np.int64] | None) 
 
 
 def labels_of(train: Embeddings, test: Embeddings, what: str) -> tuple[list[str], list[str]]:
-    """The labels of both sets as text; raises InputError for a row without one, of another kind, or with a bad vector."""
+    """The labels of both sets as text; raises InputError for a row without one, of another kind, or with a bad vector, and
+    for training images of one class."""
     train.require_space(test.space, test.model)
     found = []
     for each in (train, test):
-        if each.labels is None or any(label is None for label in each.labels):
+        labels = each.labels or [None] * len(each)
+        bare = [id_ for id_, label in zip(each.ids, labels, strict=True) if label is None]
+        if each.labels is None or bare:
+            first = f", and {bare[0]} has none" if bare else ""
             raise InputError(
-                f"{what} needs labels: a folder with one sub-folder a class, or a 'label' column in Parquet"
+                f"{what} needs labels{first}: a folder with one sub-folder a class, or a 'label' column in Parquet"
             )
         for id_, label in zip(each.ids, each.labels, strict=True):
             if not isinstance(label, str | Integral) or label == "":
                 raise InputError(f"the label of {id_} is {label!r}; give every image a class's name or a whole number")
         require_finite(each)
         found.append([str(label) for label in each.labels])
+    require_classes("the training set", set(found[0]))
     return found[0], found[1]
+
+
+def require_classes(name: str, classes: Collection[str]) -> None:
+    """Raises InputError where there is one class alone: every classifier is right then."""
+    if len(classes) == 1:
+        raise InputError(
+            f"{name} has the one class {next(iter(classes))!r}; give at least two, such as a folder with a sub-folder for each"
+        )
 
 
 def require_finite(embeddings: Embeddings) -> None:

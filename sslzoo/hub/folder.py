@@ -57,7 +57,8 @@ def read_config(folder: Path) -> EncoderSpec:
         spec = EncoderSpec.from_dict(values)
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); get the model folder again") from None
-    return dataclasses.replace(spec, sources=(f"local-dir:{folder}",))
+    # wherever an embeddings folder is used that keeps it
+    return dataclasses.replace(spec, sources=(f"local-dir:{folder.absolute()}",))
 
 
 def read_weights(folder: Path, spec: EncoderSpec) -> dict[str, NDArray[Any]]:

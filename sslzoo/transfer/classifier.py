@@ -21,11 +21,11 @@ from sslzoo.transfer import folder as folders
 class Classifier(nn.Module):
     """Maps normalised images `[n, 3, h, w]` to logits `[n, classes]`. The new layer starts as the papers' probes: N(0, 0.01²)."""
 
-    def __init__(self, encoder: Encoder, classes: Sequence[str]) -> None:
+    def __init__(self, encoder: Encoder, classes: Sequence[str], *, seed: int = 0) -> None:
         super().__init__()
         self.encoder, self.classes = encoder, tuple(classes)
         device = next(encoder.parameters()).device
-        weight = torch.randn(len(classes), encoder.dim, generator=torch.Generator().manual_seed(0))
+        weight = torch.randn(len(classes), encoder.dim, generator=torch.Generator().manual_seed(seed))
         self.fc = nn.Linear(encoder.dim, len(classes), device=device)
         with torch.no_grad():
             self.fc.weight.copy_(0.01 * weight)
@@ -69,8 +69,10 @@ def spec_of(model: str | EncoderSpec | Encoder) -> EncoderSpec:
     return registry.resolve(model) if isinstance(model, str) else model
 
 
-def fresh(model: str | EncoderSpec | Encoder, classes: Sequence[str], *, device: str = "auto") -> Classifier:
-    """A classifier over an encoder, given by name, by spec, or as it is."""
+def fresh(
+    model: str | EncoderSpec | Encoder, classes: Sequence[str], *, device: str = "auto", seed: int = 0
+) -> Classifier:
+    """A classifier over an encoder, given by name, by spec, or as it is; `seed` is that of the new layer."""
     if not isinstance(model, Encoder):
         model = Encoder.from_spec(spec_of(model), device=device)
-    return Classifier(model.to(torch_backend.pick_device(device)), classes)
+    return Classifier(model.to(torch_backend.pick_device(device)), classes, seed=seed)

@@ -77,6 +77,7 @@ def finetune(
         "model": origin.name,
         "weights": origin.sha256[:12],
         "images": str(photos.id),
+        "files": photos.files,
         "settings": json.loads(json.dumps(settings.to_dict())),
     }
     epochs: list[loop.Epoch] = []
@@ -88,7 +89,7 @@ def finetune(
         epochs = [loop.Epoch(**epoch) for epoch in run["epochs"]]
         photos.failures.update(run["failures"]["train"])
     else:
-        classifier = fresh(model, photos.classes, device=device)
+        classifier = fresh(model, photos.classes, device=device, seed=settings.seed)
         classifier.encoder.spec = _sized(origin, settings)
         for epoch in loop.train(
             classifier, used, settings, held_out=held, folder=folder, call=call, done=epochs, workers=workers

@@ -45,7 +45,7 @@ def write(
     temporary = folder / f"{hub.CONFIG}.tmp"
     temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors=ESCAPE)
     temporary.replace(folder / hub.CONFIG)
-    return dataclasses.replace(spec, sources=(f"local-dir:{folder}",))
+    return dataclasses.replace(spec, sources=(f"local-dir:{folder.absolute()}",))
 
 
 def read_classes(folder: str | Path) -> list[str]:

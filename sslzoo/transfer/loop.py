@@ -271,8 +271,9 @@ def load(
 
 
 def require_same(path: Path, begun: Mapping[str, Any], call: Mapping[str, Any]) -> None:
-    """Raises InputError unless what a run was called with (model, weights, images, settings) is what is asked for now."""
+    """Raises InputError unless what a run was called with (model, weights, images, files, settings) is what is asked for now."""
     before, now = ({**facts, **facts.get("settings", {})} for facts in (begun, call))
+    before.setdefault("files", now.get("files"))  # an older run doesn't tell
     changed = [f"{k} {before.get(k)}, not {v}" for k, v in now.items() if k != "settings" and before.get(k) != v]
     if changed:
         raise InputError(f"{path} is of a run with {'; '.join(changed)}: resume without changes, or choose another -o")

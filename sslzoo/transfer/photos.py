@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from sslzoo.errors import ImageError, InputError
 from sslzoo.evaluate.score import SetId, set_id_of
 from sslzoo.images.decode import decode
-from sslzoo.images.discover import Item, Source, discover
+from sslzoo.images.discover import Item, Source, Summary, open_source, parts
 from sslzoo.images.preprocess import FILTERS
 from sslzoo.images.read import opened, ordered, processors, read
+from sslzoo.images.sources.location import stamp_of
 from sslzoo.spec import Preprocess
 
 
@@ -23,12 +25,14 @@ class Photos:
     """Items with the number of each one's class. Those of a folder are opened anew in each epoch; a table's stay in memory.
 
     `failures` gets the id and the reason of each that turns out to be unreadable, for all that were taken from one source.
+    `stamps` are those of the tables and archives that they lie in.
     """
 
     items: Sequence[Item]
     codes: NDArray[np.int64]
     classes: tuple[str, ...]
     failures: dict[str, str] = field(default_factory=dict)
+    stamps: Sequence[tuple[int, int] | None] = ()
 
     @classmethod
     def open(cls, source: Source, classes: Sequence[str] = ()) -> Photos:
@@ -36,7 +40,8 @@ class Photos:
 
         Without these it needs images of at least two classes.
         """
-        items = list(discover(source))
+        reader = open_source(source)
+        items = list(reader.items(Summary()))
         names = sorted({str(item.label) for item in items if item.label is not None})
         if not items or any(item.label is None for item in items):
             raise InputError(
@@ -50,11 +55,13 @@ class Photos:
                 f"{source} has the one class {names[0]!r}; give at least two, such as a folder with a sub-folder for each"
             )
         number = {name: i for i, name in enumerate(names)}
-        return cls(items, np.array([number[str(item.label)] for item in items], np.int64), tuple(names))
+        codes = np.array([number[str(item.label)] for item in items], np.int64)
+        stamps = [stamp_of(each.location) for each in parts(reader) if hasattr(each, "location")]
+        return cls(items, codes, tuple(names), stamps=stamps)
 
     def take(self, rows: NDArray[np.int64]) -> Photos:
         """Some of them."""
-        return Photos([self.items[r] for r in rows], self.codes[rows], self.classes, self.failures)
+        return Photos([self.items[r] for r in rows], self.codes[rows], self.classes, self.failures, self.stamps)
 
     @property
     def readable(self) -> Photos:
@@ -65,6 +72,12 @@ class Photos:
     def id(self) -> SetId:
         """Which images with which labels."""
         return set_id_of([item.id for item in self.items], [self.classes[c] for c in self.codes])
+
+    @property
+    def files(self) -> str:
+        """A hash of ids, sizes and times of the files; it changes with the images, as far as these can tell."""
+        keys = [*(item.key for item in self.items), *map(str, self.stamps)]
+        return hashlib.sha256("\0".join(keys).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def crops(
         self, rows: NDArray[np.int64], seed: tuple[int, ...], preprocess: Preprocess, min_crop: float, workers: int

@@ -86,6 +86,12 @@ def test_of_many_photos_a_sample_is_asked(embedded, monkeypatch):
     assert "% of 6 drawn at random" in names[0] and codes.tolist() == [{1: 0, 0: 1, -1: -1}[r] for r in right.tolist()]
 
 
+def test_a_sample_of_one_group_alone_gets_a_photo_of_the_others(embedded, monkeypatch):
+    monkeypatch.setattr("sslzoo.demo.collection.AGREEMENT_MAX", 1)
+    photos = Photos(embedded, "cpu")
+    assert set(photos.groups.codes[photos.agreement.right >= 0]) == {0, 1}
+
+
 def test_each_group_in_the_legend_has_a_colour_of_its_own():
     from sslzoo.demo.tabs.chart import COLOURS, NONE, _chart
 

@@ -47,6 +47,13 @@ def test_alignment_and_uniformity():
     assert uniformity(u, chunk=77) == pytest.approx(np.log(np.mean(np.exp(-2 * np.array(pairs)))), rel=1e-4)
 
 
+def test_vectors_of_zeros():
+    zeros = np.zeros((20, 8), np.float32)
+    assert (rankme(zeros), uniformity(zeros), scaled_std(zeros)) == (0, 0, 0)
+    # three pairs: of zeros at distance 0, and each of these with a unit vector at squared distance 1
+    assert uniformity(np.array([[0, 0], [0, 0], [1, 0]], np.float32)) == pytest.approx(np.log((1 + 2 * np.exp(-2)) / 3))
+
+
 def test_hubness():
     counts = np.array([0, 0, 0, 4])
     assert skewness(counts) == pytest.approx(stats.skew(counts))

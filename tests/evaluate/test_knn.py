@@ -77,8 +77,16 @@ def test_refusals():
     train = labelled(30, 0)
     with pytest.raises(SpaceMismatch):
         knn(train, labelled(10, 1, space="other"))
-    with pytest.raises(InputError, match="needs labels"):
-        knn(Embeddings(train.vectors, train.ids, space="s"))
+    for labels, first in ((None, 0), (["a", None, "b", None] + ["a"] * 26, 1)):
+        with pytest.raises(InputError, match=f"kNN needs labels, and {first} has none: a folder with"):
+            knn(Embeddings(train.vectors, train.ids, space="s", labels=labels))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_training_images_of_one_class_are_refused(alone):
+    train = labelled(30, 0, classes=1)
+    with pytest.raises(InputError, match="has the one class 'class 0'; give at least two, such as a folder with a sub"):
+        knn(train, None if alone else labelled(10, 1))
 
 
 @pytest.mark.parametrize("alone", [True, False])

@@ -218,6 +218,18 @@ def test_the_protocol_says_how_the_penalty_came_about():
         few_labels(train, test, shots=0)
 
 
+def test_a_solver_that_stops_early_is_told(monkeypatch):
+    train, test = labelled(400, 0), labelled(300, 1)
+    assert (linear(train, test).unsolved, few_labels(train, test, shots=5, draws=2).unsolved) == (0, 0)
+    assert "unsolved" not in linear(train, test, penalties=[1.0]).to_dict()
+    monkeypatch.setattr(logistic, "ROUNDS", 2)
+    score = linear(train, test, penalties=[1.0])
+    assert score.unsolved == score.to_dict()["unsolved"] == 1
+    whole = linear(train, test)
+    assert 1 < whole.unsolved <= 46 and whole.protocol == linear(train, test, penalties=GRID).protocol
+    assert few_labels(train, test, shots=1).unsolved == 5  # each of the draws has one fit
+
+
 def test_logits_of_all_penalties_and_images_are_never_held(monkeypatch):
     train, test = labelled(700, 0), labelled(300, 1)
     expected = linear(train, test)

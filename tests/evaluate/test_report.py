@@ -1,5 +1,6 @@
 """Reports: what is shown of known scores, and the whole way from images to the three files."""
 
+import dataclasses
 import json
 import shutil
 
@@ -45,6 +46,16 @@ def test_a_difference_is_told_only_where_there_is_one(known):
     assert [r.get("differs") for r in results] == [None, False, True]
     assert results[2]["difference"] == pytest.approx(-0.8)
     assert results[0]["protocol"] == "p (n=10)" and results[0]["test"] == "abc/10"
+
+
+def test_a_score_that_may_be_off_is_told(known):
+    by_encoder = known.scores["kNN"]["pets"]
+    odd = {**by_encoder, "equal": dataclasses.replace(by_encoder["equal"], unsolved=2)}
+    told = "pets, equal, linear: the solver stopped early in 2 fits; the score may be off"
+    made = Report({"linear": {"pets": odd}}, known.encoders, "good")
+    assert told in made.to_markdown() and told in made.to_html()
+    assert [r.get("unsolved") for r in json.loads(made.to_json())["results"]] == [None, 2, None]
+    assert "solver" not in known.to_markdown()
 
 
 def test_names_in_a_page_are_text(known):

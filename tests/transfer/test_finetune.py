@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -99,6 +100,29 @@ def test_a_resumed_run_equals_an_unbroken_one(colours, tmp_path):
     assert [(e.loss, e.held_out) for e in whole.epochs] == [(e.loss, e.held_out) for e in rest.epochs]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_images_of_other_contents_are_other_images(colours, tmp_path, packed):
+    shutil.copytree(colours[0], tmp_path / "in")
+    source, out = tmp_path / ("in.zip" if packed else "in"), tmp_path / "c"
+    zipped = partial(shutil.make_archive, tmp_path / "in", "zip", tmp_path / "in")
+    zipped()
+
+    def stop(epoch):
+        raise Stop
+
+    call = {"model": "random-r18", "settings": Settings(**FAST | {"epochs": 2}), "device": "cpu"}
+    with pytest.raises(Stop):
+        finetune(source, out=out, on_epoch=stop, **call)
+    shutil.copy(tmp_path / "in" / "red" / "1.png", tmp_path / "in" / "red" / "0.png")
+    zipped()
+    with pytest.raises(InputError, match=r"run with files [0-9a-f]{12}, not [0-9a-f]{12}: resume without changes"):
+        finetune(source, out=out, resume=True, **call)
+    state = torch.load(out / "checkpoint.pt")
+    del state["call"]["files"]  # as of an older run
+    torch.save(state, out / "checkpoint.pt")
+    assert len(finetune(source, out=out, resume=True, **call).epochs) == 2
+
+
 def test_a_run_that_was_killed_while_its_first_checkpoint_was_written_begins_anew(colours, tmp_path):
     settings = Settings(**FAST | {"epochs": 1})
     (tmp_path / "checkpoint.pt.tmp").write_bytes(b"PK")
@@ -157,6 +181,14 @@ def test_one_step_of_a_linear_probe_by_hand(colours):
         pass
     expected = start - 30 * 24 / 256 * gradient
     torch.testing.assert_close(classifier.fc.weight.detach(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_seed_is_that_of_the_head_too(colours):
+    still = replace(preset("moco-linear"), epochs=1, lr=1e-9, precision="fp32", seed=3)  # the head stays as it began
+    head = finetune(colours[0], "random-r18", settings=still, device="cpu").classifier.fc.weight.detach()
+    drawn = [0.01 * torch.randn(3, 512, generator=torch.Generator().manual_seed(seed)) for seed in (3, 0)]
+    torch.testing.assert_close(head, drawn[0], rtol=0, atol=1e-6)
+    assert torch.equal(fresh("random-r18", ["a", "b", "c"], device="cpu").fc.weight, drawn[1])
 
 
 def test_early_stopping_keeps_the_best():
