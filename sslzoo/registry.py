@@ -16,6 +16,7 @@ from typing import Any
 from sslzoo import hub
 from sslzoo.errors import InputError, UnknownModel
 from sslzoo.hub.folder import not_a_model
+from sslzoo.hub.licenses import NOT_STATED
 from sslzoo.spec import EncoderSpec, Preprocess, backbone_name, feature_dim
 
 ZOO = Path(__file__).parent / "zoo"
@@ -44,22 +45,23 @@ def resolve(name: str, *, license: str | None = None) -> EncoderSpec:
 
     Understood are full names (`simsiam-r50.fair_in1k_100ep`), bare ones (`simsiam-r50`: the default tag), spellings
     such as `simsiam_resnet50` and `simsiam/r50`, `random-r18` (seeded random weights), and model folders
-    (`local-dir:PATH`, `hf-hub:ORG/REPO[@REVISION]`, or a path that exists). Raises UnknownModel with near names otherwise.
+    (`local-dir:PATH`, `hf-hub:ORG/REPO[@REVISION]`, or a path that exists). Raises UnknownModel with near names otherwise,
+    and for an encoder whose license isn't `license`; random weights, and model folders here that state none, have no limit.
     """
     license = license or os.environ.get("SSLZOO_LICENSE")
     if name.startswith("hf-hub:"):
-        return hub.describe(name)
+        return _choose([hub.describe(name)], name, license)
     if name.startswith("local-dir:"):
-        return hub.read_config(Path(name.removeprefix("local-dir:")).expanduser())
+        return _of_folder(Path(name.removeprefix("local-dir:")).expanduser(), license)
     canonical = _canonical(name)
     if canonical in known():
-        return known()[canonical]
+        return _choose([known()[canonical]], name, license)
     if random := _random(canonical):
         return random
     if tags := [spec for full, spec in known().items() if full.partition(".")[0] == canonical]:
         return _choose(tags, name, license)
     if Path(name).is_dir():
-        return hub.read_config(Path(name))
+        return _of_folder(Path(name), license)
     raise _unknown(name, canonical)
 
 
@@ -138,10 +140,16 @@ def _allowed(spec: EncoderSpec, license: str | None) -> bool:
     return spec.permissive if license == "permissive" else spec.license.lower() == license.lower()
 
 
+def _of_folder(folder: Path, license: str | None) -> EncoderSpec:
+    spec = hub.read_config(folder)
+    stated = spec.method != "random" and spec.license.lower() not in NOT_STATED
+    return _choose([spec], str(folder), license) if stated else spec
+
+
 def _choose(tags: list[EncoderSpec], name: str, license: str | None) -> EncoderSpec:
     allowed = [spec for spec in tags if _allowed(spec, license)]
     if not allowed:
-        have = ", ".join(f"{spec.name} ({spec.license})" for spec in tags)
+        have = ", ".join(f"{spec.name} ({spec.license or 'not stated'})" for spec in tags)
         raise UnknownModel(
             f"no {name} has a license that is {license}; there are: {have}", [spec.name for spec in tags]
         )

@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -97,6 +98,29 @@ def test_a_permissive_license_chooses_another_tag(zoo, monkeypatch):
     assert registry.resolve("simsiam-r50").name == "simsiam-r50.mm"
     with pytest.raises(UnknownModel, match=r"simsiam-r50\.fair \(cc-by-nc-4\.0\)"):
         registry.resolve("simsiam-r50", license="mit")
+
+
+def test_a_license_limits_full_names_and_model_folders_too(zoo, monkeypatch, model_folder, tmp_path):
+    with pytest.raises(UnknownModel, match=r"no simsiam-r50\.fair has a license that is permissive; there are: .*nc-4"):
+        registry.resolve("simsiam-r50.fair", license="permissive")
+    assert registry.resolve("simsiam-r50.fair", license="CC-BY-NC-4.0").name == "simsiam-r50.fair"
+    monkeypatch.setenv("SSLZOO_LICENSE", "permissive")
+    for name in ("simsiam/r50.fair", "SimSiam-ResNet50.fair"):
+        with pytest.raises(UnknownModel, match="is permissive"):
+            registry.resolve(name)
+    assert registry.resolve("simsiam-r50.mm").license == "apache-2.0"
+    own = json.loads((model_folder / "config.json").read_text()) | {"method": "simsiam"}
+    for license, allowed in (("", True), ("not stated", True), ("mit", True), ("cc-by-nc-4.0", False)):
+        (tmp_path / "config.json").write_text(json.dumps(own | {"license": license}))
+        for name in (str(tmp_path), f"local-dir:{tmp_path}"):
+            if allowed:
+                assert registry.resolve(name).license == license
+            else:
+                with pytest.raises(UnknownModel, match=r"is permissive; there are: random-r18 \(cc-by-nc-4.0\)"):
+                    registry.resolve(name)
+    monkeypatch.setenv("SSLZOO_LICENSE", "mit")
+    for name in ("random-r50", str(model_folder)):  # random weights have none to limit
+        assert registry.resolve(name).method == "random"
 
 
 @pytest.mark.parametrize(

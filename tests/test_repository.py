@@ -93,6 +93,8 @@ def test_a_license_that_restricts_is_told_with_the_download(license, times, run,
     load = "import sys; sys.stderr = sys.stdout; " + LOAD
     assert run("-c", load, "hf-hub:me/mine").count(told) == times
     assert run("-c", load, "hf-hub:me/mine").count(told) == 0
+    limited = run("-m", "sslzoo", "show", "hf-hub:me/mine", ok=times == 0, SSLZOO_LICENSE="permissive")
+    assert ("me/mine has a license that is permissive" in limited) == bool(times)
 
 
 def test_an_encoder_in_memory(run, tmp_path):

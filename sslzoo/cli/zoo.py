@@ -93,7 +93,7 @@ def show(
     """Print all that is known of one encoder: provenance, preprocessing, license, data terms, scores."""
     from sslzoo import hub, registry
 
-    spec = registry.resolve(name)
+    spec = registry.known().get(name) or registry.resolve(name)  # also where SSLZOO_LICENSE would refuse it
     if as_json:
         typer.echo(spec.to_json(), nl=False)
         return
