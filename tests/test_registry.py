@@ -119,7 +119,7 @@ def test_a_license_limits_full_names_and_model_folders_too(zoo, monkeypatch, mod
                 with pytest.raises(UnknownModel, match=r"is permissive; there are: random-r18 \(cc-by-nc-4.0\)"):
                     registry.resolve(name)
     monkeypatch.setenv("SSLZOO_LICENSE", "mit")
-    for name in ("random-r18", str(model_folder)):  # random weights have none to limit
+    for name in ("random-r50", str(model_folder)):  # random weights have none to limit
         assert registry.resolve(name).method == "random"
 
 
