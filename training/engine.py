@@ -140,8 +140,7 @@ def train(
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(device))
 
     step = checkpoint.load(out, method, optimizer, recipe, images) if resume and out is not None else 0
-    mean_step = distributed.total(torch.tensor(step, dtype=torch.float64)) / world
-    if distributed.any_rank(step != mean_step):
+    if world > 1 and distributed.any_rank(step * world != int(distributed.total(torch.tensor(step)))):
         raise InputError(
             f"the processes found different checkpoints in {out}; put it where all machines see one folder"
         )

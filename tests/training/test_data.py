@@ -11,7 +11,7 @@ from PIL import Image
 
 from sslzoo.errors import InputError
 from training import data
-from training.data import memory, rows
+from training.data import rows
 
 
 def write(path, images, labels):
@@ -40,13 +40,6 @@ def test_parquet_goes_on_as_it_was_held(tmp_path, monkeypatch, storage):
     for free in (0, 2**40):
         monkeypatch.setattr("training.data.available_memory", lambda free=free: free)
         assert data.summary(data.load(tmp_path, 32, known=known, quiet=True))["storage"] == storage
-
-
-def test_a_container_s_memory_counts_without_what_was_read_from_disk(tmp_path, monkeypatch):
-    for name, text in (("max", "1000"), ("current", "900"), ("stat", "anon 100\ninactive_file 700\n")):
-        (tmp_path / f"memory.{name}").write_text(text)
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    assert memory.available_memory() == 800
 
 
 def test_a_folder_of_any_sizes_with_a_bad_file(photos, tmp_path):

@@ -257,6 +257,10 @@ def test_free_memory_heeds_a_containers_limit(tmp_path, monkeypatch):
     (tmp_path / "memory.current").write_text("2000000\n")
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     assert memory.available_memory() == 3_000_000
+    (tmp_path / "memory.stat").write_text(
+        "anon 100000\ninactive_file 1500000\n"
+    )  # read from disk, and given up when asked for
+    assert memory.available_memory() == 4_500_000
 
 
 def test_a_compressed_tar_can_only_be_held(tmp_path):

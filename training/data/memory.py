@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -21,10 +22,11 @@ def available_memory() -> int:
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = int((CGROUP / "memory.current").read_text())
-        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        used -= int(stat.get("inactive_file", 0))  # what was read from disk once, which gives way
     except (OSError, ValueError):
         return free
+    with contextlib.suppress(OSError, ValueError):
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        used -= int(stat.get("inactive_file", 0))  # what was read from disk once, which gives way
     return free if limit == "max" else max(0, min(free, int(limit) - used))
 
 
