@@ -29,8 +29,8 @@ def main() -> None:
         found = judged(spec, judges, args.sizes)
         first = first or found
         print(f"| {spec.name} | {' | '.join(cell(each, first[key]) for key, each in found.items())} |", flush=True)
-    pixels = (f"{100 * value:.1f}" for value in raw_pixels(judges).values())
-    print(f"| raw pixels | {' | '.join(cell + ' |' * (len(args.sizes) - 1) for cell in pixels)} |")
+    rest = " |" * (len(args.sizes) - 1)  # pixels have one size
+    print(f"| raw pixels | {' | '.join(f'{100 * value:.1f}{rest}' for value in raw_pixels(judges).values())} |")
 
 
 def cell(score: Score, first: Score) -> str:

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from sslzoo.errors import ImageError, InputError
 from sslzoo.evaluate.score import SetId, set_id_of
 from sslzoo.images.decode import decode
-from sslzoo.images.discover import Item, Source, Summary, open_source, parts
+from sslzoo.images.discover import Item, Source, Summary, archives_state, open_source
 from sslzoo.images.preprocess import FILTERS
 from sslzoo.images.read import opened, ordered, processors, read
-from sslzoo.images.sources.location import stamp_of
 from sslzoo.spec import Preprocess
 
 
@@ -25,14 +24,14 @@ class Photos:
     """Items with the number of each one's class. Those of a folder are opened anew in each epoch; a table's stay in memory.
 
     `failures` gets the id and the reason of each that turns out to be unreadable, for all that were taken from one source.
-    `stamps` are those of the tables and archives that they lie in.
+    `archives` is the state of the tables and archives that they lie in.
     """
 
     items: Sequence[Item]
     codes: NDArray[np.int64]
     classes: tuple[str, ...]
     failures: dict[str, str] = field(default_factory=dict)
-    stamps: Sequence[tuple[int, int] | None] = ()
+    archives: str = ""
 
     @classmethod
     def open(cls, source: Source, classes: Sequence[str] = ()) -> Photos:
@@ -56,12 +55,11 @@ class Photos:
             )
         number = {name: i for i, name in enumerate(names)}
         codes = np.array([number[str(item.label)] for item in items], np.int64)
-        stamps = [stamp_of(each.location) for each in parts(reader) if hasattr(each, "location")]
-        return cls(items, codes, tuple(names), stamps=stamps)
+        return cls(items, codes, tuple(names), archives=archives_state(reader) or "")
 
     def take(self, rows: NDArray[np.int64]) -> Photos:
         """Some of them."""
-        return Photos([self.items[r] for r in rows], self.codes[rows], self.classes, self.failures, self.stamps)
+        return Photos([self.items[r] for r in rows], self.codes[rows], self.classes, self.failures, self.archives)
 
     @property
     def readable(self) -> Photos:
@@ -76,7 +74,7 @@ class Photos:
     @property
     def files(self) -> str:
         """A hash of ids, sizes and times of the files; it changes with the images, as far as these can tell."""
-        keys = [*(item.key for item in self.items), *map(str, self.stamps)]
+        keys = [*(item.key for item in self.items), self.archives]
         return hashlib.sha256("\0".join(keys).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def crops(
