@@ -40,7 +40,8 @@ generated:
 
 # make gpu-zoo CIFAR10=FOLDER TINYIMAGENET=FOLDER [IMAGENETTE=FOLDER]: every encoder that wants a GPU. Without `exec` a SIGTERM
 # would end the shell and leave Python; a rehearsal (ARGS='--set epochs=1 -o FOLDER') wants a folder of its own. Where a command
-# may run for nine minutes only: ARGS='--minutes 9', again as long as it ends with code 75
+# may run for nine minutes only: ARGS='--minutes 9', again and again. For a loop call `python -m training.gpu_zoo` itself, which
+# ends with 75 where there is more to do and with 1 where a run has failed; make turns both into 2
 gpu-zoo:
 	exec $(PYTHON) -m training.gpu_zoo --cifar10 '$(CIFAR10)' --tinyimagenet '$(TINYIMAGENET)' \
 		$(if $(IMAGENETTE),--imagenette '$(IMAGENETTE)') --minutes inf $(ARGS)

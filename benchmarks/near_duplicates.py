@@ -80,7 +80,7 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     paths = [str(path) for path in args.train]
-    train = sslzoo.embed(paths, MODEL, out=args.output / "train.emb", resume=True, progress=True)
+    train = sslzoo.embed(paths, MODEL, out=args.output / "train.emb", precision="fp32", resume=True, progress=True)
     bank = normalize(train.vectors)
     small = np.stack([thumbnail(image.convert("L")) for path in args.train for image in images(path)])
     if len(small) != len(bank):

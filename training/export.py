@@ -77,10 +77,11 @@ def export(
     settings = recipe.from_dict(state["recipe"])
     path = run / checkpoint.FACTS
     facts = json.loads(path.read_text()) if path.is_file() else {}
+    name = name or own_name(settings, folder)
     if facts.get("init"):
-        provenance = continued(provenance, facts)
+        provenance = continued(provenance, facts, name)
     spec = EncoderSpec(
-        name=name or own_name(settings, folder),
+        name=name,
         method=settings.method,
         backbone=settings.backbone,
         dim=feature_dim(settings.backbone),
@@ -105,7 +106,7 @@ def export(
         spec = dataclasses.replace(spec, canary=canary, scores=tuple(measure(spec, scores or {})))
         credits = neighbours(spec, made / PICTURE)
         batch = settings.batch_size // (facts.get("processes", 1) * settings.accumulate)
-        signs = SIGNS.format(**log[-1], batch=batch) if log else ""
+        signs = SIGNS.format(**log[-1], batch=batch) + sizes(settings) if log else ""
         if log and curve(log, made / CURVE):
             signs = DRAWN + signs
         spec = dataclasses.replace(spec, sources=())
@@ -117,10 +118,11 @@ def export(
     return dataclasses.replace(spec, sources=(f"local-dir:{folder}",))
 
 
-def continued(provenance: Provenance, facts: Mapping[str, Any]) -> Provenance:
-    """With what the run began from; terms that are the same for that, and for what that one began from, are said once."""
+def continued(provenance: Provenance, facts: Mapping[str, Any], name: str) -> Provenance:
+    """With what the run of encoder `name` began from; terms that are the same for that, and for what it began from, once."""
     sha256 = facts.get("init_sha256", "")
-    began = facts["init"] + (f" (sha256 {sha256[:8]}…)" if sha256 else "")
+    began = "an earlier state of this encoder" if facts["init"] == name else facts["init"]
+    began += f" (sha256 {sha256[:8]}…)" if sha256 else ""
     whose = f"{began}, whose weights are {facts.get('init_license', 'not stated')}"
     ours, theirs = provenance.data_terms, str(facts.get("init_data_terms", "not stated"))
     alike = f"{ours}; the same for "
@@ -132,6 +134,13 @@ def continued(provenance: Provenance, facts: Mapping[str, Any]) -> Provenance:
         terms = f"{ours}; for {whose}: {theirs}"
     trained_on = f"{provenance.trained_on}, beginning with the weights of {began}"
     return dataclasses.replace(provenance, trained_on=trained_on, data_terms=terms)
+
+
+def sizes(settings: recipe.Recipe) -> str:
+    """A card's sentence on the picture sizes of a run, nothing where there was one: the loss jumps where they change."""
+    stages = [(start, settings.view_size(settings.views[0], start)) for start, _ in settings.progressive]
+    later = "".join(f", {size} px after {100 * start:g} % of the steps" for start, size in stages[1:])
+    return f"Views had {stages[0][1]} px at first{later}; where the size changes the curves jump.\n" if later else ""
 
 
 def own_name(settings: recipe.Recipe, folder: Path) -> str:

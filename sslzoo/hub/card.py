@@ -15,6 +15,7 @@ DATASETS = {
     "CIFAR-10": "uoft-cs/cifar10",
     "Imagenette": "frgfm/imagenette",
     "Caltech-101": "flwrlabs/caltech101",
+    "Fashion-MNIST": "zalando-datasets/fashion_mnist",
     "STL-10": "tanganke/stl10",
 }
 HERE = 'sslzoo.load("local-dir:.")'  # how a card loads the folder that it lies in; `push` writes the repository's name
@@ -118,5 +119,5 @@ def _result(spec: EncoderSpec, score: ReportedScore) -> dict[str, object]:
 
 def _dataset(name: str) -> str:
     """The Hub's name of a data set, empty where it isn't known."""
-    plain = name.lower().replace("-", "")
+    plain = re.sub("[-_]", "", name.lower())
     return next((hub for start, hub in DATASETS.items() if plain.startswith(start.lower().replace("-", ""))), "")

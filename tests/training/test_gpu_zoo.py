@@ -54,7 +54,7 @@ def test_slices_end_in_scores(data, tmp_path):
     for name, judge in names.items():
         scores = json.loads((tmp_path / "z" / name / "result.json").read_text())
         assert scores.pop("data") == judge
-        assert set(scores) == {"encoder", "random weights", "raw pixels"}
+        assert set(scores) == {"encoder", "random weights", "raw pixels", "interval"}
         assert all(0 <= value <= 1 for role in scores.values() for value in role.values())
         assert (tmp_path / "z" / name / "model" / "model.safetensors").is_file()
     third = work(0.001)  # what is done is not done again
@@ -100,7 +100,8 @@ class Zoo:
     def judge(self, model, train, test, protocol, device):
         """The same scores for all."""
         self.judged.append((model.parent.name, protocol))
-        return {role: {"knn": 0.9, "linear": 0.8} for role in ("encoder", "random weights", "raw pixels")}
+        scores = {role: {"knn": 0.9, "linear": 0.8} for role in gpu_zoo.ROLES}
+        return scores | {"interval": {"knn": 0.02, "linear": 0.03}}
 
     def press(self, *options, output="z"):
         """The exit code of the command, and what it has written."""
@@ -178,7 +179,7 @@ def test_the_package_encoder_is_held_against_imagenette_where_that_is_given(zoo)
     assert code == 0 and f"| {name} | tinyimagenet | 90.0 | 80.0 |" in text
     for options in (["--imagenette", str(zoo.folder / "imagenette")], []):  # and then stays so
         code, text = zoo.press(*given, *options)
-        assert code == 0 and f"| {name} | tinyimagenet, judged on imagenette | 90.0 (75.0) | 80.0 |" in text
+        assert code == 0 and f"| {name} | tinyimagenet, judged on imagenette | 90.0 ± 2.0 (75.0) | 80.0 ± 3.0 |" in text
     assert zoo.judged == [(name, (200, 0.1)), (name, (20, 0.07))] and zoo.begun == [name]
 
 

@@ -304,16 +304,25 @@ def test_what_a_run_began_from_is_told_by_what_it_made(run, photos, model_folder
 def test_the_terms_of_what_a_run_began_from_follow_one_another():
     ours = export.Provenance(trained_on="cats", data_terms="free", license="mit")
     first = export.continued(
-        ours, {"init": "a", "init_sha256": "0123456789", "init_license": "mit", "init_data_terms": "free"}
+        ours, {"init": "a", "init_sha256": "0123456789", "init_license": "mit", "init_data_terms": "free"}, "mine"
     )
     assert first.trained_on == "cats, beginning with the weights of a (sha256 01234567…)"
     assert first.data_terms == "free; the same for a (sha256 01234567…), whose weights are mit"
     facts = {"init": "b", "init_license": "cc0-1.0", "init_data_terms": first.data_terms}
-    assert export.continued(ours, facts).data_terms == (
+    assert export.continued(ours, facts, "mine").data_terms == (
         "free; the same for b, whose weights are cc0-1.0, and a (sha256 01234567…), whose weights are mit"
     )
     other = dataclasses.replace(ours, data_terms="none")
-    assert export.continued(other, facts).data_terms == f"none; for b, whose weights are cc0-1.0: {first.data_terms}"
+    terms = export.continued(other, facts, "mine").data_terms
+    assert terms == f"none; for b, whose weights are cc0-1.0: {first.data_terms}"
+    own = export.continued(ours, facts, "b")
+    assert own.trained_on == "cats, beginning with the weights of an earlier state of this encoder"
+
+
+def test_a_card_says_where_the_picture_size_changes():
+    settings = recipe.load("simclr-r18.tin_cpu")
+    assert "40 px at first, 64 px after 70 % of the steps;" in export.sizes(settings)
+    assert export.sizes(dataclasses.replace(settings, progressive=((0.0, 1.0),))) == ""
 
 
 def test_a_device_that_is_not_there(run, photos):
