@@ -37,7 +37,11 @@ def main() -> None:
     arguments = parser.parse_args()
     draw, files, queries = random.Random(0), list[str](), list[str]()
     for folder, _, count in (each.rpartition("=") for each in arguments.folders):
+        if not folder or not count.isdigit():
+            parser.error(f"{folder or count}: say how many of its pictures are queries, as in {folder or count}=10")
         found = pictures(folder)
+        if int(count) > len(found):
+            parser.error(f"{folder} has {len(found)} pictures, which are fewer than {count} queries")
         files += found
         queries += draw.sample(found, int(count))
 
