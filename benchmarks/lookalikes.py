@@ -2,8 +2,7 @@
 
 `python -m benchmarks.lookalikes FOLDER=QUERIES … [-m MODEL …] -o SHEET.html` draws so many queries from each folder (seed 0, from
 the sorted files) and shows their five nearest pictures among all the folders', the query itself left out, by every encoder and
-by random weights. It judges nothing: whether a neighbour is a sensible one is for the reader's eye, and the collection hardly
-holds two pictures of one thing.
+by random weights. It judges nothing: whether a neighbour is a sensible one is for the reader's eye.
 """
 
 from __future__ import annotations
@@ -50,6 +49,8 @@ def main() -> None:
     for spec in {each.name: each for each in (*specs, *map(registry.random_twin, specs))}.values():
         embedded = sslzoo.embed(files, spec, precision="fp32", progress=False)
         place = {id_: row for row, id_ in enumerate(embedded.ids)}
+        if lost := [query for query in queries if query not in place]:
+            parser.error(f"{lost[0]} can't be read; move it out of its folder and repeat the command")
         vectors = normalize(np.asarray(embedded.vectors, np.float32))
         for query in queries:
             cosines = vectors @ vectors[place[query]]

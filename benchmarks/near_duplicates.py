@@ -76,11 +76,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("train", nargs="+", type=Path)
     parser.add_argument("--against", nargs="+", type=Path, required=True)
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        help="of the training images' vectors; bf16 for those that hub_cards learned from",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     paths = [str(path) for path in args.train]
-    train = sslzoo.embed(paths, MODEL, out=args.output / "train.emb", precision="fp32", resume=True, progress=True)
+    train = sslzoo.embed(
+        paths, MODEL, out=args.output / "train.emb", precision=args.precision, resume=True, progress=True
+    )
     bank = normalize(train.vectors)
     small = np.stack([thumbnail(image.convert("L")) for path in args.train for image in images(path)])
     if len(small) != len(bank):

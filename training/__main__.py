@@ -333,9 +333,8 @@ def data_sets(told: list[str] | None) -> dict[str, Path]:
 def tell_scores(spec: EncoderSpec) -> None:
     """Prints an encoder's scores, one a line."""
     for s in spec.scores:
-        typer.echo(
-            f"{s.dataset.split()[0]}: {s.value:.4f} (random weights {s.random_weights}, pixels {s.raw_pixels}) {s.protocol}"
-        )
+        name = s.dataset.partition(" (")[0]
+        typer.echo(f"{name}: {s.value:.4f} (random weights {s.random_weights}, pixels {s.raw_pixels}) {s.protocol}")
 
 
 def require_untouched(folder: Path, **given: str | list[str] | None) -> None:

@@ -228,10 +228,10 @@ def measure(spec: EncoderSpec, data: Mapping[str, Path]) -> list[ReportedScore]:
                     metric=score.protocol.partition("@")[0],
                     protocol=score.protocol,
                     value=round(score.value, 4),
-                    interval=round(score.interval(), 4),
+                    interval=round(score.interval(), 6),
                     random_weights=round(baseline.value, 4),
                     raw_pixels=round(raw.value, 4),
-                    gain_interval=round(compare(score, baseline).interval, 4),
+                    gain_interval=round(compare(score, baseline).interval, 6),
                     source="measured on this file",
                     benchmark=benchmark,
                 )

@@ -190,9 +190,10 @@ def test_a_run_is_exported_first(run, server, checkout, photos, tmp_path):
     assert contents() == kept
     assert "3 scores; next: python -m training register" in run("score", mine, *score)
     assert contents() == right
-    run("score", mine, "--score", f"again={tmp_path / 'set'}")  # beside the others, and no benchmark of the Hub
+    run("score", mine, "--score", f"once more={tmp_path / 'set'}")  # beside the others, and no benchmark of the Hub
+    run("score", mine, "--score", f"once more={tmp_path / 'set'}")
     names = [told["dataset"].split()[0] for told in json.loads(config.read_text())["scores"]]
-    assert names == ["drawings"] * 3 + ["again"] * 3
+    assert names == ["drawings"] * 3 + ["once"] * 3
     assert [
         line.split()[1] for line in card.read_text().splitlines() if " (sha256 of" in line and line[0] == "|"
     ] == names
