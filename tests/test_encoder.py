@@ -1,4 +1,5 @@
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import sslzoo
+from sslzoo import backbones
 from sslzoo.errors import ImageError, InputError, OutputExists, UnknownModel
+from sslzoo.registry import PACKAGE_ENCODER
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +24,38 @@ def test_it_is_a_module_in_evaluation_mode(encoder):
     assert encoder.dim == encoder.spec.dim == 512
 
 
-def test_random_weights_are_seeded_and_leave_the_global_generator_alone(encoder):
+@pytest.mark.parametrize("name", ["random-r18", PACKAGE_ENCODER])
+def test_loading_leaves_the_global_generator_alone(name):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    again = sslzoo.load("random-r18", device="cpu")
+    sslzoo.load(name, device="cpu")
     assert torch.rand(1) == expected
-    assert torch.equal(again.backbone.conv1.weight, encoder.backbone.conv1.weight)
+
+
+def test_random_weights_are_those_of_the_seed():
+    torch.manual_seed(0)
+    expected = backbones.build("resnet18").state_dict()
+    loaded = sslzoo.load("random-r18", device="cpu").backbone.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+
+
+def test_random_weights_are_the_same_whatever_other_threads_draw(encoder):
+    done = threading.Event()
+
+    def draw():
+        while not done.is_set():
+            torch.rand(1)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        again = [sslzoo.load("random-r18", device="cpu") for _ in range(3)]
+    finally:
+        done.set()
+        thread.join()
+    for each in again:
+        assert torch.equal(each.backbone.layer4[1].conv2.weight, encoder.backbone.layer4[1].conv2.weight)
 
 
 def test_encode_equals_the_plain_way(encoder, picture):

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
 
 from sslzoo import backbones, hub
 from sslzoo.backends.backend import Immediate
@@ -157,17 +159,35 @@ def load_backbone(spec: EncoderSpec) -> nn.Module:
     """
     kind, _, seed = (spec.sources or ("",))[0].partition(":")
     if kind == "random":
-        with torch.random.fork_rng(devices=[]):  # the global generator stays as it was
-            torch.manual_seed(int(seed))
-            return _build(spec).eval()
+        return _build(spec, int(seed)).eval()
     tensors = {name: torch.from_numpy(value) for name, value in hub.read(spec).items()}
     backbone = _build(spec)
     backbone.load_state_dict(tensors, strict=False)  # complete but for BN's batch counters: `hub.read` has compared
     return backbone.eval()
 
 
-def _build(spec: EncoderSpec) -> nn.Module:
-    return backbones.build(spec.backbone, **spec.geometry.to_dict())
+class _FirstWeights(TorchFunctionMode):
+    """Within it, networks are built without torch's global generator: it is the caller's, and other threads draw from it.
+
+    Their first weights are those that `torch.manual_seed(seed)` would give; without a seed they are not drawn at all.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        super().__init__()
+        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if "generator" not in kwargs:
+            return func(*args, **kwargs)
+        if self.generator is None:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs | {"generator": self.generator})
+
+
+def _build(spec: EncoderSpec, seed: int | None = None) -> nn.Module:
+    with torch.device("cpu"), _FirstWeights(seed):
+        return backbones.build(spec.backbone, **spec.geometry.to_dict())
 
 
 def digest(backbone: nn.Module) -> str:
