@@ -10,13 +10,17 @@ import copy
 import math
 
 import torch
-from lightly.loss import NegativeCosineSimilarity, NTXentLoss, SwaVLoss
-from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
-from lightly.models.utils import update_momentum
-from lightly.utils.lars import LARS as LightlyLARS
-from lightly.utils.scheduler import cosine_schedule
 from torch import nn
 from torch.nn import functional as F
+
+try:
+    from lightly.loss import NegativeCosineSimilarity, NTXentLoss, SwaVLoss
+    from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
+    from lightly.models.utils import update_momentum
+    from lightly.utils.lars import LARS as LightlyLARS
+    from lightly.utils.scheduler import cosine_schedule
+except ImportError:
+    raise SystemExit("lightly, which this compares with, is not installed: pip install lightly") from None
 
 from sslzoo.optim import LARS, learning_rate
 from training.methods import BYOL, MoCo, SimCLR, SimSiam, SwAV

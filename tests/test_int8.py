@@ -25,9 +25,10 @@ def test_what_int8_cannot_do_is_said(monkeypatch, photos, tmp_path):
     with pytest.raises(InputError, match="give a folder"):
         open_backend("simclr-r18", precision="int8")
     monkeypatch.setenv("SSLZOO_CACHE", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'sslzoo\[int8\]'"):
-        sslzoo.embed(photos, precision="int8")
+    for package in ("nncf", "openvino"):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MissingExtra, match=r"pip install 'sslzoo\[int8\]'"):
+            sslzoo.embed(photos, precision="int8")
 
 
 def test_agreement_by_hand():

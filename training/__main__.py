@@ -40,7 +40,12 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n}/{total}{postfix}"
 FEW_STEPS = 300  # chosen, not measured: nine steps on 200 photos gave look-alikes that were none
 LOWER = "try a lower rate (--set lr_per_256=…), milder views or a larger batch"
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Train encoders without labels, and publish them. `python -m training RECIPE …` is short for `… run RECIPE …`.",
+)
 
 
 @app.command()
@@ -87,6 +92,8 @@ def run(
     if not resumed:
         require_free(out)
     require_outside(out, data_path)
+    if resumed:  # before the images are read, so that a --set which is missing is what is told
+        checkpoint.require_recipe(out, checkpoint.read(out / checkpoint.FILE), settings)
     if resume and not resumed and not distributed.rank():
         typer.echo(f"{out} holds no run yet; this one begins anew", err=True)
     start = registry.resolve(init) if init and not resumed else None
@@ -104,16 +111,16 @@ def run(
     steps = settings.steps(len(train_set))
     # torchrun takes any code but 0 for a crash, also with one process
     alone, told = world == 1 and "TORCHELASTIC_RUN_ID" not in os.environ, 0
-    use = f"sslzoo embed {shlex.quote(data_path)} -m {shlex.quote(str(out / MODEL))}"
+    model, vectors = shlex.quote(str(out / MODEL)), shlex.quote(f"{out.resolve().name}.emb")
+    use = f"sslzoo embed {shlex.quote(data_path)} -m {model} -o {vectors}"
     if distributed.rank():  # one process writes, logs and judges for all
         for _ in run:
             told = tell_lost(train_set, told)
         end(train_set)
         return
     # nothing is written before the loop has accepted recipe, images and checkpoint
-    typer.echo(
-        f"{settings.name}: {len(train_set)} images, {steps} steps; the first report takes half a minute", err=True
-    )
+    wait = "; the first report takes half a minute" if steps >= FEW_STEPS else ""
+    typer.echo(f"{settings.name}: {len(train_set)} images, {steps} steps{wait}", err=True)
     if steps < FEW_STEPS and not init and not resumed:
         enough = math.ceil(settings.epochs * FEW_STEPS / steps)
         typer.echo(
@@ -132,7 +139,7 @@ def run(
         end(train_set)
         if checkpoint.finished(out):
             write_model(out, settings)  # a kill may have left that of an earlier stop
-            typer.echo(f"{out}: is finished already; next: {use}")
+            typer.echo(f"{out} is finished already; next: {use}")
             if alone and train_set.failures:
                 raise typer.Exit(checkpoint.LEFT_OUT)
         else:
@@ -311,6 +318,7 @@ def publish(
         if (source / hub.CONFIG).is_file():
             require_untouched(source, **told)
         else:
+            checkpoint.require(source)
             if license == NOT_STATED:
                 raise InputError(f"{source} states no license; add --license with an id such as cc-by-nc-4.0")
             folder = publishing.CARDS / (name or publishing.name_of(source))

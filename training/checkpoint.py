@@ -76,6 +76,15 @@ def changed(state: Mapping[str, Any], recipe: Recipe) -> list[str]:
     return [f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in sorted(ours) if ours[key] != theirs[key]]
 
 
+def require_recipe(out: Path, state: Mapping[str, Any], recipe: Recipe) -> None:
+    """Raises InputError when the checkpoint of a run folder is of another recipe."""
+    if otherwise := changed(state, recipe):
+        raise InputError(
+            f"{out / FILE} was made with {'; '.join(otherwise)}. Repeat the recipe and every --set it began with, or choose"
+            " another --output"
+        )
+
+
 def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Recipe, images: Images) -> int:
     """Restores method and optimiser and returns the step; 0 when there is no checkpoint yet.
 
@@ -86,11 +95,7 @@ def load(out: Path, method: Method, optimizer: torch.optim.Optimizer, recipe: Re
     if not exists(out):
         return 0
     state = read(path)
-    if otherwise := changed(state, recipe):
-        raise InputError(
-            f"{path} was made with {'; '.join(otherwise)}. Repeat the recipe and every --set it began with, or choose"
-            " another --output"
-        )
+    require_recipe(out, state, recipe)
     if state["images"] != len(images):
         raise InputError(
             f"{path} was made on {state['images']} images and there are {len(images)} now; restore them, or choose"

@@ -19,7 +19,7 @@ from sslzoo import registry
 from sslzoo.backends import allocator
 from sslzoo.backends.backend import Backend, Immediate
 from sslzoo.backends.precision import TRUSTED, bf16_cosine
-from sslzoo.errors import InputError
+from sslzoo.errors import InputError, MissingExtra
 from sslzoo.spec import EncoderSpec, Geometry, Preprocess, space_id
 
 Samples = Callable[[Preprocess], NDArray[np.uint8]]
@@ -103,7 +103,12 @@ def _int8(model: str | EncoderSpec | Any, backend: str, int8: Path | Samples | N
     if backend == "torch" or not isinstance(spec, EncoderSpec) or not _from_file(spec):
         raise InputError("int8 is computed by OpenVINO from a weight file; use --backend openvino and a model by name")
     from sslzoo.backends.int8_backend import Int8Backend, calibrated
+    from sslzoo.backends.openvino_backend import import_openvino
 
+    try:
+        import_openvino()
+    except MissingExtra:
+        raise MissingExtra("int8 needs OpenVINO and NNCF; pip install 'sslzoo[int8]'") from None
     if isinstance(int8, Path):
         return Int8Backend(spec, int8)
     if int8 is None:

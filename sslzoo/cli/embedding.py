@@ -316,7 +316,7 @@ def _print_plan(plan: object, as_json: bool) -> None:
     typer.echo(f"{images if images is not None else 'an unknown number of'} images")
     typer.echo(f"{facts['images_per_second']:.1f} images/s ({facts['precision']}, {facts['backend']})")
     if seconds is not None:
-        time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+        time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
         typer.echo(f"about {time} and {size / 1e6:.1f} MB of vectors")
 
 

@@ -59,6 +59,8 @@ def opened(item: Item) -> Opened | ImageError:
     except ImageError as error:
         return error
     except Exception as error:  # a damaged archive can raise anything, and must not stop a run
+        if isinstance(error, FileNotFoundError) and not error.strerror and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # fsspec's own says the URL again, and this why
         cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return ImageError(f"can't be opened: {cause}", item.id)
 

@@ -360,7 +360,7 @@ def _read_facts(path: Path) -> tuple[dict[str, Any], int]:
 def _nothing_readable(failures: list[tuple[str, str]]) -> InputError:
     path, reason = failures[0]
     return InputError(
-        f"none of the {len(failures)} images can be read, nothing was written; the first: {path}: {reason}"
+        f"no image can be read ({len(failures)} failed), nothing was written; the first: {path}: {reason}"
     )
 
 

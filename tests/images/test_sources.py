@@ -26,7 +26,7 @@ import sslzoo
 from sslzoo.errors import ImageError, InputError
 from sslzoo.images.decode import decode
 from sslzoo.images.discover import Summary, discover, expand, open_source
-from sslzoo.images.read import read
+from sslzoo.images.read import opened, read
 from sslzoo.images.sources import location
 from sslzoo.images.sources.item import OWN_COLUMNS
 
@@ -255,6 +255,15 @@ def server(folder):
 def test_http(server, folder):
     pytest.importorskip("aiohttp")
     assert reds(discover(f"{server}/b/3.png")) == [("3.png", None, 3)]
+
+
+def test_why_a_url_cannot_be_opened_is_told():
+    pytest.importorskip("aiohttp")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as closed:
+        url = f"http://127.0.0.1:{closed.server_port}/1.png"
+    failure = opened(next(discover([url])))
+    assert isinstance(failure, ImageError)
+    assert "Connect" in failure.reason and failure.reason != f"can't be opened: {url}"
 
 
 def test_a_mix_in_memory(folder):

@@ -356,7 +356,9 @@ def test_a_finished_run_says_so_and_a_refused_resume_changes_nothing(run, photos
     weights.write_bytes(b"of an earlier stop")  # as a kill before the last write leaves it
     _, out, _ = run(*command, "--resume")
     assert weights.read_bytes() == whole
-    assert f"is finished already; next: sslzoo embed {photos} -m r/model" in out
+    assert f"r is finished already; next: sslzoo embed {photos} -m r/model -o r.emb" in out
+    code, _, error = run("simclr-r18.tin_cpu_1h", "--data", photos, "-o", "r", "--resume")
+    assert code == 1 and "Repeat the recipe and every --set it began with" in error and "batch_size" in error
     code, _, error = run(*command, "--resume", "--set", "lr_per_256=9.0")
     assert code == 1 and "lr_per_256 0.3, not 9.0" in error
     shutil.copytree(photos, tmp_path / "others")
