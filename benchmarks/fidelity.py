@@ -19,7 +19,9 @@ try:
     from lightly.models.utils import update_momentum
     from lightly.utils.lars import LARS as LightlyLARS
     from lightly.utils.scheduler import cosine_schedule
-except ImportError:
+except ModuleNotFoundError as error:
+    if error.name != "lightly":
+        raise
     raise SystemExit("lightly, which this compares with, is not installed: pip install lightly") from None
 
 from sslzoo.optim import LARS, learning_rate

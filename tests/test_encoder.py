@@ -40,6 +40,14 @@ def test_random_weights_are_those_of_the_seed():
     assert all(torch.equal(loaded[key], value) for key, value in expected.items())
 
 
+@pytest.mark.parametrize("name", ["random-r18", PACKAGE_ENCODER])
+def test_loading_does_not_depend_on_the_default_device(name):
+    expected = sslzoo.load(name, device="cpu").backbone.state_dict()
+    with torch.device("meta"):
+        loaded = sslzoo.load(name, device="cpu").backbone.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+
+
 def test_random_weights_are_the_same_whatever_other_threads_draw(encoder):
     done = threading.Event()
 
