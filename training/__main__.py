@@ -93,7 +93,7 @@ def run(
         require_free(out)
     require_outside(out, data_path)
     if resumed:  # before the images are read, so that a --set which is missing is what is told
-        checkpoint.require_recipe(out, checkpoint.read(out / checkpoint.FILE), settings)
+        checkpoint.require_recipe(out, checkpoint.read(out / checkpoint.FILE, facts=True), settings)
     if resume and not resumed and not distributed.rank():
         typer.echo(f"{out} holds no run yet; this one begins anew", err=True)
     start = registry.resolve(init) if init and not resumed else None

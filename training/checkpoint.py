@@ -45,10 +45,13 @@ def save(
     os.replace(temporary, out / FILE)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds; raises InputError where the file is damaged."""
+def read(path: Path, *, facts: bool = False) -> dict[str, Any]:
+    """What a checkpoint holds; raises InputError where the file is damaged.
+
+    With `facts` its tensors stay on disk, for who asks for recipe, images or step alone.
+    """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=facts)
     except Exception as error:  # torch raises whatever its unpickler or zip reader meets
         what = str(error).partition("\n")[0]
         raise InputError(f"{path} can't be read ({what}); begin anew with another --output") from None
@@ -66,7 +69,7 @@ def finished(out: Path) -> bool:
     """Whether a run folder's training has come to its end."""
     if not exists(out):
         return False
-    state = read(out / FILE)
+    state = read(out / FILE, facts=True)
     return bool(state["step"] == recipes.from_dict(state["recipe"]).steps(state["images"]))
 
 

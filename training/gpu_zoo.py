@@ -121,7 +121,7 @@ def require_same(folder: Path, sets: Sequence[str]) -> None:
         if not checkpoint.exists(run):
             continue
         ours = recipe.load(job.recipe, settings(job, sets))
-        if changed := checkpoint.changed(checkpoint.read(run / checkpoint.FILE), ours):
+        if changed := checkpoint.changed(checkpoint.read(run / checkpoint.FILE, facts=True), ours):
             raise InputError(
                 f"{run} was made with {'; '.join(changed)}. Choose another folder with -o {folder}-2 (of make:"
                 f" ARGS='-o {folder}-2'), repeat every --set it was made with, or delete it"

@@ -30,7 +30,7 @@ def publish(folder: Path, repo: str, *, private: bool = False, dry_run: bool = F
 
 def name_of(run: Path) -> str:
     """What a run's encoder is called when nobody names it; raises InputError where there is no checkpoint."""
-    return own_name(recipe.from_dict(checkpoint.read(checkpoint.require(run))["recipe"]), run)
+    return own_name(recipe.from_dict(checkpoint.read(checkpoint.require(run), facts=True)["recipe"]), run)
 
 
 def register(folder: Path) -> str:

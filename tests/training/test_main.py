@@ -337,6 +337,7 @@ def test_a_device_that_is_not_there(run, photos):
         (["simclr-r18.tin_cpu_1h", "--data", "nowhere"], "does not exist"),
         (["simclr-r18.tin_cpu_1h", "--data", "nowhere", "--set", "epoks=1"], "did you mean 'epochs'"),
         (["export", "nowhere", "-o", "m"], "no checkpoint.pt"),
+        (["publish", "nowhere", "--repo", "me/it"], "no checkpoint.pt"),
     ],
 )
 def test_wrong_input(run, arguments, message, tmp_path):

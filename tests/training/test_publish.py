@@ -131,7 +131,6 @@ def test_a_run_is_exported_first(run, server, checkout, photos, tmp_path):
     score = ["--score", f"drawings@org/drawings:top1={tmp_path / 'set'}"]
     err = run("publish", "r", "--repo", "me/it", *arguments, ok=False)
     assert "states no license" in err
-    assert "nowhere has no checkpoint.pt" in run("publish", "nowhere", "--repo", "me/it", ok=False)
     assert "did you mean cc-by-nc-4.0?" in run("export", "r", "-o", "x", "--license", "CC BY-NC 4.0", ok=False)
     licensed = ["--license", "mit"]
     assert "would push to me/it (mit)" in run("publish", "r", "--repo", "me/it", *arguments, *licensed, "--dry-run")
